@@ -1,0 +1,49 @@
+"""The `sluice` command. Each subcommand lives in its own module, imported only when it is used."""
+
+from importlib import import_module, metadata
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+COMMANDS = {  # name -> module and function
+    "serve": ("cli.serve", "serve"),
+    "generate": ("cli.generate", "generate"),
+    "sweep": ("cli.sweep", "sweep"),
+    "demo": ("cli.demo", "demo"),
+    "version": ("cli.main", "version"),
+}
+
+
+class LazyGroup(TyperGroup):
+    """Knows its commands by name; `generate` must not wait for the imports of `serve`."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        module, function = COMMANDS[cmd_name]
+        single = typer.Typer(add_completion=False)
+        single.command(cmd_name)(getattr(import_module(module), function))
+        return typer.main.get_command(single)
+
+
+app = typer.Typer(
+    cls=LazyGroup, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False
+)
+
+
+@app.callback()
+def main() -> None:
+    """Sluice: a gRPC decoding service in which every request chooses its KV budget."""
+
+
+def version() -> None:
+    """Print the version."""
+    print(f"sluice {metadata.version('sluice')}")
+
+
+if __name__ == "__main__":
+    app(prog_name="sluice")

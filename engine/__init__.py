@@ -1,0 +1,1 @@
+"""The engine process: loop, model, KV pool, runner, sampler and eviction policies."""

@@ -1,0 +1,1 @@
+"""Triton, torch and numba kernels: one folder per operation, each a pure function on tensors."""

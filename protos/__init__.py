@@ -1,0 +1,1 @@
+"""The contract: one .proto and the stubs generated from it (`make proto`)."""

@@ -1,0 +1,1 @@
+"""Package sluice of the contract."""

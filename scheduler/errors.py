@@ -1,0 +1,29 @@
+"""What a caller can do wrong.
+
+SchedulerError
+├── InvalidRequest   a field is out of range or can never fit      → INVALID_ARGUMENT
+└── QueueFull        too many requests wait already                → RESOURCE_EXHAUSTED
+"""
+
+
+class SchedulerError(Exception):
+    """A request was refused; nothing of it is kept."""
+
+
+class InvalidRequest(SchedulerError):
+    """A field of the request cannot be honoured, now or later."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field  # path in the contract, for example "kv_budget.max_tokens"
+        self.message = message
+
+
+class QueueFull(SchedulerError):
+    """The queue holds as many requests as it may."""
+
+    def __init__(self, waiting: int, retry_seconds: float) -> None:
+        super().__init__(
+            f"{waiting} outputs wait already, too many to add more; retry in {retry_seconds:.1f} s"
+        )
+        self.retry_seconds = retry_seconds

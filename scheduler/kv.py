@@ -1,0 +1,142 @@
+"""The KV ledger: which sequence holds and is promised which blocks.
+
+A sequence with a budget is promised its peak at admission, so it always finds its next block. One
+without grows into what is neither held nor promised, and may find nothing. Knows counts, not
+tensors; the runner moves the entries.
+"""
+
+from collections.abc import Iterable
+
+from scheduler.blocks import BlockPool
+from scheduler.prefix import block_keys
+from scheduler.request import Request, Sequence
+
+
+class KvLedger:
+    """Block tables and promises of running sequences, over one pool."""
+
+    def __init__(self, total_blocks: int, block_size: int, prefix_cache: bool) -> None:
+        self.pool = BlockPool(total_blocks)
+        self.block_size = block_size
+        self.promised = 0  # blocks that budgeted sequences may still take
+        self._prefix_cache = prefix_cache
+        self._keys: dict[int, list[bytes]] = {}  # of live requests, by request key
+
+    def blocks_for(self, tokens: int) -> int:
+        return -(-tokens // self.block_size)
+
+    def peak_blocks(self, request: Request) -> int:
+        """Blocks that one output of `request` may come to hold."""
+        return self.blocks_for(request.peak_tokens)
+
+    @property
+    def spare(self) -> int:
+        """Blocks that are neither held nor promised."""
+        return self.pool.available - self.promised
+
+    def admit(self, sequence: Sequence, watermark: int) -> bool:
+        """Gives a waiting sequence its shared prompt blocks and its promise, if both fit.
+
+        A budgeted sequence needs its peak. Another needs its known tokens and `watermark` blocks,
+        which keeps those already running from being preempted at once.
+        """
+        shared = self._shared_blocks(sequence)
+        if sequence.request.budget is not None:
+            needed = self.peak_blocks(sequence.request) - len(shared)
+        else:
+            needed = self.blocks_for(len(sequence.tokens)) - len(shared) + watermark
+        if needed > self.spare - sum(self.pool.is_idle(block) for block in shared):
+            return False
+        for block in shared:
+            self.pool.retain(block)
+        sequence.blocks = shared
+        sequence.table_clean = 0
+        sequence.published = len(shared)
+        sequence.computed = sequence.kv_tokens = len(shared) * self.block_size
+        self.promised += self._owed(sequence)
+        return True
+
+    def grow(self, sequence: Sequence, tokens: int) -> bool:
+        """Makes room for `tokens` more entries; False (and nothing done) if blocks lack."""
+        missing = self.blocks_for(sequence.kv_tokens + tokens) - len(sequence.blocks)
+        if sequence.request.budget is None and missing > self.spare:
+            return False
+        self.promised -= self._owed(sequence)
+        sequence.blocks += [self.pool.allocate() for _ in range(missing)]
+        self.promised += self._owed(sequence)
+        usage = sequence.usage
+        usage.kv_blocks_peak = max(usage.kv_blocks_peak, len(sequence.blocks))
+        return True
+
+    def shrink(self, sequence: Sequence, tokens: int) -> None:
+        """Frees the blocks beyond `tokens` entries; the promise grows by as many."""
+        self.promised -= self._owed(sequence)
+        keep = self.blocks_for(tokens)
+        self._release(sequence.blocks[keep:])
+        del sequence.blocks[keep:]
+        sequence.table_clean = min(sequence.table_clean, keep)
+        sequence.kv_tokens = tokens
+        self.promised += self._owed(sequence)
+
+    def release(self, sequence: Sequence) -> None:
+        """Takes everything back: blocks and promise."""
+        self.promised -= self._owed(sequence)
+        self._release(sequence.blocks)
+        sequence.blocks = []
+        sequence.kv_tokens = sequence.computed = sequence.published = sequence.table_clean = 0
+
+    def publish(self, sequence: Sequence) -> None:
+        """Makes the full prompt blocks that are written by now findable by others."""
+        keys = self._shareable_keys(sequence.request)
+        full = min(sequence.computed // self.block_size, len(keys))
+        for i in range(sequence.published, full):
+            self.pool.publish(keys[i], sequence.blocks[i])
+        sequence.published = max(sequence.published, full)
+
+    def forget(self, request: Request) -> None:
+        """Drops what is remembered of a request that ended; its published blocks stay."""
+        self._keys.pop(request.key, None)
+
+    def check(self, running: Iterable[Sequence]) -> None:
+        """Asserts that every block is accounted for and every promise can be kept."""
+        references: dict[int, int] = {}
+        owed = 0
+        for sequence in running:
+            assert len(sequence.blocks) >= self.blocks_for(sequence.kv_tokens)
+            assert len(set(sequence.blocks)) == len(sequence.blocks)
+            owed += self._owed(sequence)
+            for block in sequence.blocks:
+                references[block] = references.get(block, 0) + 1
+        self.pool.check(references)
+        assert owed == self.promised, f"{self.promised} blocks are promised, {owed} are owed"
+        assert self.promised <= self.pool.available, "a promise cannot be kept"
+
+    def _owed(self, sequence: Sequence) -> int:
+        if sequence.request.budget is None:
+            return 0
+        return self.peak_blocks(sequence.request) - len(sequence.blocks)
+
+    def _release(self, blocks: list[int]) -> None:
+        for block in reversed(blocks):  # a prefix's tail idles longer ago than its head
+            self.pool.release(block)
+
+    def _shareable_keys(self, request: Request) -> list[bytes]:
+        """Keys of the request's full prompt blocks; none where nobody could share them."""
+        if not request.shares_prompt or not (self._prefix_cache or request.n > 1):
+            return []
+        if request.key not in self._keys:
+            # Without the cache the n outputs still share: under a salt that is theirs alone.
+            salt = f"shared\0{request.salt}" if self._prefix_cache else f"own\0{request.key}"
+            self._keys[request.key] = block_keys(request.prompt, salt, self.block_size)
+        return self._keys[request.key]
+
+    def _shared_blocks(self, sequence: Sequence) -> list[int]:
+        """The longest run of cached prompt blocks; one known token is left to compute."""
+        limit = (len(sequence.tokens) - 1) // self.block_size
+        blocks = []
+        for key in self._shareable_keys(sequence.request)[:limit]:
+            block = self.pool.find(key)
+            if block is None:
+                break
+            blocks.append(block)
+        return blocks

@@ -1,0 +1,117 @@
+"""The nouns of scheduling: a request, its outputs (sequences), and what they used."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from scheduler.budget import Budget
+
+
+class FinishReason(StrEnum):
+    """Why an output ended."""
+
+    STOP = "stop"  # an end token, a stop token or a stop string
+    LENGTH = "length"  # max_tokens
+    CANCELLED = "cancelled"  # by the caller: cancel, disconnect, Abort
+    DEADLINE = "deadline"  # the caller's or the server's
+    ERROR = "error"  # its logits were not finite
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn; the contract's Sampling with every default filled in."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+    logprobs: int | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt and its `n` outputs, validated and with its budget in force."""
+
+    key: int
+    prompt: tuple[int, ...]
+    max_new_tokens: int
+    n: int = 1
+    sampling: Sampling = field(default_factory=Sampling)
+    end_ids: frozenset[int] = frozenset()  # drawing one of these ends the output
+    budget: Budget | None = None
+    priority: int = 0
+    salt: str = ""
+    arrival: float = 0.0  # seconds on time.monotonic's clock
+    deadline: float | None = None  # the same clock
+
+    @property
+    def shares_prompt(self) -> bool:
+        """Whether its prompt blocks may be shared; a prompt that may be evicted is private."""
+        return self.budget is None or not self.budget.evict_prompt
+
+    @property
+    def peak_tokens(self) -> int:
+        """Most KV tokens that one output can hold."""
+        total = len(self.prompt) + self.max_new_tokens
+        return total if self.budget is None else min(total, self.budget.cap)
+
+
+@dataclass
+class Usage:
+    """What one output used so far; the contract's Usage without what the front counts."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_prompt_tokens: int = 0
+    kv_tokens_peak: int = 0
+    kv_tokens_final: int = 0
+    kv_tokens_evicted: int = 0
+    eviction_rounds: int = 0
+    kv_blocks_peak: int = 0
+    preemptions: int = 0
+    queue_seconds: float = 0.0
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+
+
+@dataclass(eq=False)
+class Sequence:
+    """One output of a request, with its place in the KV pool.
+
+    Logical and physical length differ once tokens were evicted: positions count `computed` and
+    never shrink, slots count `kv_tokens`.
+    """
+
+    request: Request
+    output: int
+    tokens: list[int]  # prompt, then what was drawn
+    computed: int = 0  # leading tokens whose KV was written; the next position
+    kv_tokens: int = 0  # KV entries held, in every layer and head
+    blocks: list[int] = field(default_factory=list)  # block table, in cache order
+    row: int | None = None  # place in per-sequence device state while it runs
+    table_clean: int = 0  # leading entries of `blocks` that the runner has seen
+    published: int = 0  # leading blocks that the prefix cache knows
+    usage: Usage = field(default_factory=Usage)
+    first_scheduled: float | None = None
+    first_token: float | None = None
+
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self.request.prompt)
+
+    @property
+    def generated(self) -> int:
+        """Tokens drawn so far."""
+        return len(self.tokens) - len(self.request.prompt)
+
+    @property
+    def pending(self) -> int:
+        """Known tokens whose KV is still to be written; 1 while decoding."""
+        return len(self.tokens) - self.computed
+
+    @property
+    def order(self) -> tuple[int, float, int, int]:
+        """Sort key of the queue: priority, then arrival, then output."""
+        request = self.request
+        return (-request.priority, request.arrival, request.key, self.output)

@@ -1,0 +1,291 @@
+"""Continuous batching under KV budgets: submit, plan, commit, cancel.
+
+The loop is `plan = scheduler.plan(now)`, run it, `scheduler.commit(plan, result, now)`. A plan
+takes effect on the books at once (tokens computed, blocks taken and freed); commit adds what was
+drawn. Knows counts and ids; not tensors, text or clients. One thread.
+"""
+
+import bisect
+
+from scheduler.config import SchedulerConfig
+from scheduler.errors import InvalidRequest, QueueFull
+from scheduler.kv import KvLedger
+from scheduler.plan import Chunk, Drawn, Eviction, StepPlan, StepResult, Totals
+from scheduler.queue import DeadlineQueue, Followers, WaitingQueue
+from scheduler.request import FinishReason, Request, Sequence
+
+RETRY_SECONDS = 1.0  # what a refused caller is told to wait, times the queue's fill
+
+
+class Scheduler:
+    """Decides what runs in every step. See docs/architecture.md for its invariants."""
+
+    def __init__(self, config: SchedulerConfig, total_blocks: int) -> None:
+        if config.max_batch_tokens < config.max_running:
+            raise ValueError(
+                f"max_batch_tokens is {config.max_batch_tokens}, which cannot hold one token of "
+                f"each of max_running={config.max_running} outputs; raise it or lower max_running"
+            )
+        self.config = config
+        self.kv = KvLedger(total_blocks, config.block_size, config.prefix_cache)
+        self.waiting = WaitingQueue()
+        self.running: list[Sequence] = []  # best order first
+        self.totals = Totals()
+        self._live: dict[int, list[Sequence]] = {}  # by request key
+        self._followers = Followers()
+        self._rows = list(range(config.max_running - 1, -1, -1))
+        self._deadlines = DeadlineQueue()
+        self._finished: list[tuple[Sequence, FinishReason]] = []
+        self._num_live = 0
+        self._now = 0.0  # of the last plan
+
+    # --- intake
+
+    @property
+    def num_live(self) -> int:
+        """Outputs that wait or run."""
+        return self._num_live
+
+    @property
+    def num_waiting(self) -> int:
+        return self._num_live - len(self.running)
+
+    def submit(self, request: Request) -> int:
+        """Queues a request; returns the blocks promised to each output (0 without a budget).
+
+        Raises:
+            InvalidRequest: it could never fit.
+            QueueFull: too many outputs wait.
+        """
+        if request.key in self._live:
+            raise ValueError(f"request key {request.key} is live already")
+        peak, total = self.kv.peak_blocks(request), self.kv.pool.total
+        if peak > total:
+            size = total * self.config.block_size
+            raise InvalidRequest(
+                "stopping.max_tokens" if request.budget is None else "kv_budget.max_tokens",
+                f"one output may hold {request.peak_tokens} KV tokens, the whole pool holds {size};"
+                " ask for fewer tokens or a smaller KV budget",
+            )
+        if request.n > self.config.max_waiting:
+            allowed = f"this server queues at most {self.config.max_waiting} outputs"
+            raise InvalidRequest("sampling.n", f"got {request.n}; {allowed}")
+        if self.num_waiting + request.n > self.config.max_waiting:
+            load = self.num_waiting / max(len(self.running), 1)
+            raise QueueFull(self.num_waiting, min(RETRY_SECONDS * max(load, 1.0), 60.0))
+        sequences = [Sequence(request, i, list(request.prompt)) for i in range(request.n)]
+        for sequence in sequences:
+            sequence.usage.prompt_tokens = len(request.prompt)
+        self._live[request.key] = sequences
+        self._num_live += request.n
+        self.waiting.push(sequences[0])
+        if request.shares_prompt and len(request.prompt) > self.config.block_size:
+            self._followers.hold(sequences[1:])
+        else:
+            for sequence in sequences[1:]:
+                self.waiting.push(sequence)
+        if request.deadline is not None:
+            self._deadlines.push(request.deadline, request.key)
+        return 0 if request.budget is None else peak
+
+    def cancel(self, key: int, reason: FinishReason = FinishReason.CANCELLED) -> bool:
+        """Ends all outputs of a request at once; False if it is not live."""
+        sequences = list(self._live.get(key, ()))
+        for sequence in sequences:
+            self._finish(sequence, reason)
+        return bool(sequences)
+
+    def stop(self, key: int, output: int) -> bool:
+        """Ends one output with STOP (its text held a stop string); False if it is not live."""
+        for sequence in self._live.get(key, ()):
+            if sequence.output == output:
+                self._finish(sequence, FinishReason.STOP)
+                return True
+        return False
+
+    def take_finished(self) -> list[tuple[Sequence, FinishReason]]:
+        """What ended since the last call, with final usage."""
+        finished, self._finished = self._finished, []
+        return finished
+
+    # --- the step
+
+    def plan(self, now: float) -> StepPlan:
+        """The next step; empty when nothing can run."""
+        self._now = now
+        for key in self._deadlines.passed(now):
+            self.cancel(key, FinishReason.DEADLINE)
+        plan = StepPlan()
+        decoding = sum(sequence.pending == 1 for sequence in self.running)
+        room = self.config.max_batch_tokens - decoding  # for prefill
+        for sequence in list(self.running):
+            if sequence.row is None:
+                continue  # preempted in this very loop, for a better one
+            if sequence.pending == 1:
+                self._schedule(sequence, 1, plan, now)
+            elif room > 0:
+                room -= self._schedule(sequence, min(sequence.pending, room), plan, now)
+        while room > 0 and self._rows:
+            head = self.waiting.head()
+            if head is None or not self._admit(head):
+                break
+            taken = self._schedule(head, min(head.pending, room), plan, now)
+            assert taken > 0, "an admitted output found no room"
+            room -= taken
+        plan.chunks.sort(key=_decodes_first)
+        return plan
+
+    def commit(self, plan: StepPlan, result: StepResult, now: float) -> list[Drawn]:
+        """Books what the step drew: new tokens, ends, prompt blocks that others may now share."""
+        drawn = []
+        samples = [chunk.sequence for chunk in plan.chunks if chunk.samples]
+        logprobs = result.logprobs or [None] * len(samples)
+        for chunk in plan.chunks:
+            if chunk.count > 1 or chunk.sequence.generated == 0:
+                self._prefilled(chunk.sequence)
+        for sequence, token, logprob in zip(samples, result.tokens, logprobs, strict=True):
+            if sequence.row is None:
+                continue  # ended while the step ran
+            if token is None:
+                self.cancel(sequence.request.key, FinishReason.ERROR)
+                continue
+            self._append(sequence, token, now)
+            drawn.append(Drawn(sequence, token, logprob))
+        return drawn
+
+    def check(self) -> None:
+        """Asserts every invariant of the books; call it after any step."""
+        self.kv.check(self.running)
+        rows = [sequence.row for sequence in self.running if sequence.row is not None]
+        assert len(rows) == len(self.running)
+        assert sorted(self._rows + rows) == list(range(self.config.max_running))
+        assert self.running == sorted(self.running, key=_order)
+        for sequence in self.running:
+            budget = sequence.request.budget
+            assert budget is None or sequence.kv_tokens <= budget.cap
+            assert sequence not in self.waiting
+        live = {sequence for outputs in self._live.values() for sequence in outputs}
+        followers = set(self._followers)
+        waiting = {sequence for sequence in live - followers if sequence in self.waiting}
+        assert len(self.waiting) == len(waiting)
+        assert live == set(self.running) | waiting | followers
+        assert len(live) == self._num_live
+        assert all(not sequence.blocks for sequence in waiting | followers)
+
+    # --- parts of a step
+
+    def _schedule(self, sequence: Sequence, count: int, plan: StepPlan, now: float) -> int:
+        """Adds a chunk of at most `count` tokens, evicting or preempting for it; its length."""
+        budget = sequence.request.budget
+        if budget is not None:
+            if sequence.kv_tokens == budget.cap:
+                self._evict(sequence, plan)
+            count = min(count, budget.cap - sequence.kv_tokens)
+        while not self.kv.grow(sequence, count):
+            victim = self._victim()
+            self._preempt(victim)
+            if victim is sequence:
+                return 0
+        samples = sequence.pending == count
+        plan.chunks.append(Chunk(sequence, sequence.computed, count, sequence.kv_tokens, samples))
+        sequence.computed += count
+        sequence.kv_tokens += count
+        usage = sequence.usage
+        usage.kv_tokens_peak = max(usage.kv_tokens_peak, sequence.kv_tokens)
+        if sequence.first_scheduled is None:
+            sequence.first_scheduled = now
+        return count
+
+    def _evict(self, sequence: Sequence, plan: StepPlan) -> None:
+        budget = sequence.request.budget
+        assert budget is not None
+        tokens, keep = sequence.kv_tokens, budget.keep
+        blocks = tuple(sequence.blocks)
+        plan.evictions.append(Eviction(sequence, sequence.computed, tokens, keep, blocks))
+        self.kv.shrink(sequence, keep)
+        sequence.usage.kv_tokens_evicted += tokens - keep
+        sequence.usage.eviction_rounds += 1
+        self.totals.evicted[budget.policy] += tokens - keep
+        self.totals.rounds[budget.policy] += 1
+
+    def _admit(self, sequence: Sequence) -> bool:
+        growing = sum(running.request.budget is None for running in self.running)
+        if not self.kv.admit(sequence, watermark=growing):
+            return False
+        self.waiting.remove(sequence)
+        sequence.row = self._rows.pop()
+        bisect.insort(self.running, sequence, key=_order)
+        if sequence.first_scheduled is None:  # what it wrote before a preemption is no hit
+            sequence.usage.cached_prompt_tokens = sequence.computed
+            self.totals.cached_prompt_tokens += sequence.computed
+        return True
+
+    def _victim(self) -> Sequence:
+        """The last in order of those without a budget; the one that asks is among them."""
+        return next(s for s in reversed(self.running) if s.request.budget is None)
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """Takes a sequence's blocks; it waits again and recomputes all its tokens."""
+        self._leave(sequence)
+        sequence.usage.preemptions += 1
+        self.totals.preemptions += 1
+        self.waiting.push(sequence)
+
+    def _prefilled(self, sequence: Sequence) -> None:
+        """Publishes prompt blocks; once the prompt is computed, its other outputs may come."""
+        if sequence.row is None:
+            return
+        self.kv.publish(sequence)
+        if sequence.computed >= sequence.prompt_tokens:
+            for follower in self._followers.release(sequence.request.key):
+                self.waiting.push(follower)
+
+    def _append(self, sequence: Sequence, token: int, now: float) -> None:
+        sequence.tokens.append(token)
+        self.totals.generation_tokens += 1
+        if sequence.first_token is None:
+            sequence.first_token = now
+            self.totals.prompt_tokens += sequence.prompt_tokens
+        sequence.usage.decode_seconds = now - sequence.first_token
+        if token in sequence.request.end_ids:
+            self._finish(sequence, FinishReason.STOP)
+        elif sequence.generated >= sequence.request.max_new_tokens:
+            self._finish(sequence, FinishReason.LENGTH)
+
+    def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
+        """Ends an output in whatever state it is; everything it held is free on return."""
+        request, usage = sequence.request, sequence.usage
+        usage.completion_tokens = sequence.generated
+        usage.kv_tokens_final = sequence.kv_tokens
+        scheduled = self._now if sequence.first_scheduled is None else sequence.first_scheduled
+        usage.queue_seconds = max(scheduled - request.arrival, 0.0)
+        if sequence.first_token is not None:
+            usage.prefill_seconds = sequence.first_token - scheduled
+        if sequence.row is not None:
+            self._leave(sequence)
+        self.waiting.remove(sequence)
+        if (heir := self._followers.discard(sequence)) is not None:
+            self.waiting.push(heir)
+        outputs = self._live[request.key]
+        outputs.remove(sequence)
+        self._num_live -= 1
+        if not outputs:
+            del self._live[request.key]
+            self._deadlines.discard(request.key)
+            self.kv.forget(request)
+        self._finished.append((sequence, reason))
+
+    def _leave(self, sequence: Sequence) -> None:
+        assert sequence.row is not None
+        self.kv.release(sequence)
+        del self.running[bisect.bisect_left(self.running, sequence.order, key=_order)]
+        self._rows.append(sequence.row)
+        sequence.row = None
+
+
+def _order(sequence: Sequence) -> tuple[int, float, int, int]:
+    return sequence.order
+
+
+def _decodes_first(chunk: Chunk) -> bool:
+    return chunk.count > 1

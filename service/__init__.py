@@ -1,0 +1,1 @@
+"""The front process: gRPC servicers, validation, streaming, health, metrics, engine supervision."""

@@ -1,0 +1,27 @@
+"""Everything the front process is told at its start; the one place where its defaults live."""
+
+from dataclasses import dataclass, field
+
+from engine.config import FAKE_MODEL, BudgetLimits, EngineConfig, SchedulerConfig
+
+__all__ = ["FAKE_MODEL", "BudgetLimits", "EngineConfig", "SchedulerConfig", "ServiceConfig"]
+
+
+@dataclass(frozen=True)
+class ServiceConfig:
+    """Where the service listens and how long it waits for what. Times are in seconds."""
+
+    listen: str = "127.0.0.1:7700"  # host:port of gRPC; port 0 is any free one
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = 9400  # 0: any free one; None: no metrics port
+    max_request_seconds: float = 3600.0  # longest a request may take, whatever its deadline
+    drain_seconds: float = 30.0  # given to live streams after SIGTERM
+    heartbeat_seconds: float = 2.0  # longest silence of a stream before a Progress message
+    write_stall_seconds: float = 30.0  # a client that takes nothing for so long is given up
+    max_message_bytes: int = 4 * 2**20  # of one request
+    max_prompt_characters: int = 2_000_000  # of text or chat, before it is tokenised
+    engine: EngineConfig = field(default_factory=EngineConfig)
+
+    @property
+    def host(self) -> str:
+        return self.listen.rpartition(":")[0]

@@ -1,0 +1,108 @@
+"""The last line of defence around every method: garbage in, and errors nobody foresaw.
+
+Left to itself grpc.aio answers both with UNKNOWN and the repr() of a Python exception. Knows
+nothing of what the methods do.
+"""
+
+import functools
+import inspect
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from service import errors
+
+log = logging.getLogger(__name__)
+
+GARBAGE = object()  # stands for a message that could not be parsed
+
+
+class GuardInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps the handlers of all services, health and reflection included."""
+
+    def __init__(self) -> None:
+        self._guarded: dict[str, Any] = {}
+
+    async def intercept_service(
+        self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
+    ) -> Any:
+        method = handler_call_details.method
+        if method not in self._guarded:
+            handler = await continuation(handler_call_details)
+            if handler is None:
+                return None  # UNIMPLEMENTED; not kept, or unknown names would fill the memory
+            self._guarded[method] = guard(handler)
+        return self._guarded[method]
+
+
+def guard(handler: Any) -> Any:
+    """The same RPC method handler with its deserialiser and behaviour guarded."""
+    kind = ("stream" if handler.request_streaming else "unary") + (
+        "_stream" if handler.response_streaming else "_unary"
+    )
+    behaviour = getattr(handler, kind)
+    wrap = _guard_generator if inspect.isasyncgenfunction(behaviour) else _guard_coroutine
+    return getattr(grpc, f"{kind}_rpc_method_handler")(
+        wrap(behaviour, handler.request_streaming),
+        request_deserializer=_guard_deserializer(handler.request_deserializer),
+        response_serializer=handler.response_serializer,
+    )
+
+
+def _guard_deserializer(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def guarded(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except DecodeError:
+            return GARBAGE
+
+    return guarded
+
+
+def _guard_coroutine(behaviour: Callable[..., Any], streaming: bool) -> Callable[..., Any]:
+    @functools.wraps(behaviour)
+    async def guarded(request: Any, context: Any) -> Any:
+        try:
+            return await behaviour(await _checked(request, context, streaming), context)
+        except Exception as error:  # noqa: BLE001 - its purpose: whatever it is, it must not leak
+            await _end(error, context)
+
+    return guarded
+
+
+def _guard_generator(behaviour: Callable[..., Any], streaming: bool) -> Callable[..., Any]:
+    @functools.wraps(behaviour)
+    async def guarded(request: Any, context: Any) -> AsyncIterator[Any]:
+        try:
+            async for response in behaviour(await _checked(request, context, streaming), context):
+                yield response
+        except Exception as error:  # noqa: BLE001 - its purpose: whatever it is, it must not leak
+            await _end(error, context)
+
+    return guarded
+
+
+async def _checked(request: Any, context: Any, streaming: bool) -> Any:
+    if streaming:
+        return _checked_stream(request, context)
+    if request is GARBAGE:
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, errors.GARBAGE_TEXT)
+    return request
+
+
+async def _checked_stream(requests: Any, context: Any) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield await _checked(request, context, streaming=False)
+
+
+async def _end(error: Exception, context: Any) -> None:
+    """Ends the call: with the status of a domain error, else with INTERNAL and a generic text."""
+    if isinstance(error, errors.ServiceError):
+        await errors.abort(context, error)
+    if isinstance(error, grpc.aio.AbortError | grpc.aio.InternalError) or context.done():
+        raise error  # ended already, or the client is gone: grpc.aio knows what to do
+    log.error("unforeseen error in a handler", exc_info=error)
+    await context.abort(grpc.StatusCode.INTERNAL, errors.INTERNAL_TEXT)

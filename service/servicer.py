@@ -1,0 +1,122 @@
+"""Inference.Generate: from a gRPC call to a request in the engine and back."""
+
+import asyncio
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+
+from engine.messages import ModelInfo
+from protos.sluice.v1 import sluice_pb2, sluice_pb2_grpc
+from service.config import ServiceConfig
+from service.delivery import Delivery
+from service.engine_client import EngineClient
+from service.errors import Draining, EngineDown, InvalidRequest, ServiceError, Violation
+from service.live import LiveRequests
+from service.metrics import ServiceMetrics
+from service.output import make_outputs
+from service.stream import RequestStream
+from service.submission import make_submit, outputs_of
+from service.text_api import PromptError, Text
+from service.validation import check_prompt, check_request
+
+
+class InferenceServicer(sluice_pb2_grpc.InferenceServicer):
+    """Serves sluice.v1.Inference; ServiceErrors it raises become statuses in service/guard.py."""
+
+    def __init__(
+        self,
+        config: ServiceConfig,
+        client: EngineClient,
+        live: LiveRequests,
+        text: Text,
+        metrics: ServiceMetrics,
+    ) -> None:
+        self._config = config
+        self._client = client
+        self._live = live
+        self._text = text
+        self._metrics = metrics
+        self._tokenising = ThreadPoolExecutor(1, thread_name_prefix="tokenise")
+        self.draining = False
+
+    async def Generate(self, request: sluice_pb2.GenerateRequest, context: Any) -> None:
+        """Streams events through context.write(): a coroutine, because the cancellation of a
+        generator may arrive as GeneratorExit."""
+        arrival = time.monotonic()
+        stream: RequestStream | None = None
+        try:
+            model = self._check(request)
+            stream = self._open(request, context, arrival)
+            self._live.add(stream)
+            prompt = await self._tokenise(request, model)
+            submit = make_submit(request, stream.key, prompt, stream.deadline)
+            self._client.submit(stream, submit)
+            stops = tuple(request.stopping.stop)
+            outputs = make_outputs(submit.n, prompt, stops, self._text)
+            await Delivery(stream, outputs, self._client, context).run(submit.sampling.seed)
+        except ServiceError as error:
+            if stream is None or stream.accepted is None:
+                self._metrics.count_refused(error.code.name)
+            raise
+        finally:
+            # Whatever ends this call, a hang-up included, the engine forgets the request.
+            if stream is not None:
+                self._live.remove(stream)
+                if stream.accepted is not None:
+                    self._metrics.observe_request(time.monotonic() - arrival)
+
+    def close(self) -> None:
+        """Ends the tokenising thread."""
+        self._tokenising.shutdown(wait=False, cancel_futures=True)
+
+    def _check(self, request: sluice_pb2.GenerateRequest) -> ModelInfo:
+        if self.draining:
+            raise Draining
+        if self._client.model is None or not self._client.up:
+            raise EngineDown
+        check_request(request, self._client.model, self._config.max_prompt_characters)
+        return self._client.model
+
+    def _open(
+        self, request: sluice_pb2.GenerateRequest, context: grpc.aio.ServicerContext, now: float
+    ) -> RequestStream:
+        asked = context.time_remaining()  # None without a deadline
+        limit = self._config.max_request_seconds
+        return RequestStream(
+            self._client.next_key(),
+            request.request_id if request.HasField("request_id") else uuid.uuid4().hex,
+            n=outputs_of(request),
+            interval=request.stream_interval if request.HasField("stream_interval") else 1,
+            arrival=now,
+            deadline=now + (limit if asked is None else min(asked, limit)),
+        )
+
+    async def _tokenise(self, request: sluice_pb2.GenerateRequest, model: ModelInfo) -> list[int]:
+        """The prompt's ids, encoded in a thread of their own.
+
+        Raises:
+            InvalidRequest: it is no prompt for this model.
+        """
+        field = str(request.WhichOneof("input"))
+        if field == "token_ids":
+            return list(request.token_ids.ids)
+        if field == "chat" and not self._text.has_chat_template:
+            raise InvalidRequest(
+                [Violation("chat", f"{model.name} has no chat template; send text or token_ids")]
+            )
+        loop = asyncio.get_running_loop()
+        try:
+            prompt = await loop.run_in_executor(self._tokenising, self._encode, request)
+        except PromptError as error:
+            raise InvalidRequest([Violation(field, str(error))]) from error
+        check_prompt(field, prompt, model)
+        return prompt
+
+    def _encode(self, request: sluice_pb2.GenerateRequest) -> list[int]:
+        if request.HasField("text"):
+            return self._text.encode(request.text)
+        messages = [{"role": m.role, "content": m.content} for m in request.chat.messages]
+        return self._text.encode_chat(messages)

@@ -1,0 +1,325 @@
+"""Sweeps through a scripted server: what is asked, what becomes a row, going on after a stop."""
+
+import asyncio
+import io
+import threading
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+
+import grpc
+import pytest
+from rich.console import Console
+
+from clients import records
+from clients.errors import DataError, SweepError
+from clients.records import Cell, Record
+from clients.sweep.plan import Job, Plan, Settings, parse_budgets
+from clients.sweep.run import MANIFEST, ROWS, read_manifest
+from clients.sweep.runner import sweep
+from protos.sluice.v1 import sluice_pb2 as pb
+from tests.clients.builders import problem
+from tests.clients.fake_sluice import Failure, FakeSluice, model_info, serving
+
+FULL = Cell("script", "t", None, None)
+TIGHT = Cell("script", "t", 20, "r_kv")
+Code = grpc.StatusCode
+
+
+def plan(problems: int = 3, **changes: object) -> Plan:
+    fields: dict[str, object] = {
+        "problems": {"t": tuple(problem(i) for i in range(problems))},
+        "budgets": (None, 20),
+        "policies": ("r_kv", "window"),
+        "settings": Settings(concurrency=4, max_tokens=50),
+    }
+    return Plan(**fields | changes)  # type: ignore[arg-type]
+
+
+def run(fakes: FakeSluice | list[FakeSluice], wanted: Plan, out: Path) -> list[Record]:
+    """Sweeps over one server per fake."""
+
+    async def scenario() -> list[Record]:
+        return await sweep(targets, wanted, out, Console(file=io.StringIO()))
+
+    with ExitStack() as stack:
+        fakes = [fakes] if isinstance(fakes, FakeSluice) else fakes
+        targets = [stack.enter_context(serving(fake)) for fake in fakes]
+        return asyncio.run(scenario())
+
+
+def asked(fake: FakeSluice) -> list[pb.GenerateRequest]:
+    """The requests of the measurement, without the warm-up."""
+    return [request for request in fake.requests if request.cache_salt]
+
+
+def test_every_cell_is_measured_and_the_whole_cache_once(tmp_path: Path) -> None:
+    fake = FakeSluice()
+    rows = run(fake, plan(), tmp_path)
+    counts = Counter(row.cell for row in rows)
+    assert counts == {FULL: 3, TIGHT: 3, Cell("script", "t", 20, "window"): 3}
+    assert all(row.correct and row.status == "ok" for row in rows)
+    assert rows == records.read(tmp_path / ROWS)
+
+
+def test_what_is_asked(tmp_path: Path) -> None:
+    fake = FakeSluice()
+    run(fake, plan(budgets=(None, 20), policies=("window",)), tmp_path)
+    full, tight = asked(fake)[0], asked(fake)[-1]
+    assert full.kv_budget == pb.KvBudget(max_tokens=0)
+    assert tight.kv_budget == pb.KvBudget(max_tokens=20, policy="window")
+    assert full.text.startswith("\\boxed")
+    assert full.sampling.temperature == 0
+    assert full.stopping.max_tokens == 50
+    assert full.stream_interval == Settings.stream_interval
+    assert full.model == "script"
+    assert full.cache_salt != tight.cache_salt
+
+
+def test_chat_input_where_the_model_has_a_template(tmp_path: Path) -> None:
+    fake = FakeSluice(info=model_info(has_chat_template=True))
+    rows = run(fake, plan(budgets=(None,)), tmp_path)
+    assert all(request.chat.messages[0].role == "user" for request in asked(fake))
+    assert all(row.correct for row in rows)
+
+
+def test_a_row_holds_what_the_server_said(tmp_path: Path) -> None:
+    rows = run(FakeSluice(), plan(1, policies=("r_kv",)), tmp_path)
+    row = next(row for row in rows if row.cell == TIGHT)
+    prompt = problem(0).prompt
+    text = f"I think: {prompt}</think>{prompt}"
+    length = len(prompt) + len(text)
+    assert row.text == text
+    assert (row.gold, row.extracted, row.finish_reason) == ("0", "0", "stop")
+    assert (row.prompt_tokens, row.completion_tokens) == (len(prompt), len(text))
+    assert (row.kv_tokens_peak, row.kv_tokens_evicted) == (20, length - 20)
+    assert (row.recent_tokens, row.reclaim_tokens) == (8, 16)
+    assert row.run == tmp_path.name
+    assert row.first_token is not None
+    assert 0 <= row.sent <= row.first_token <= row.end
+
+
+def test_samples_have_seeds_of_their_own_that_cells_share(tmp_path: Path) -> None:
+    settings = Settings(samples=2, temperature=0.6, seed=3)
+    rows = run(FakeSluice(), plan(2, policies=("r_kv",), settings=settings), tmp_path)
+    seeds = {cell: [] for cell in (FULL, TIGHT)}
+    for row in sorted(rows, key=lambda row: (row.problem, row.sample)):
+        seeds[row.cell].append(row.seed)
+    assert seeds[FULL] == seeds[TIGHT]
+    assert len(set(seeds[FULL])) == 4
+    assert seeds[FULL][0] == Job(problem(0), 0).seed(3) != Job(problem(0), 0).seed(4)
+
+
+def test_truncated_answers_are_marked(tmp_path: Path) -> None:
+    fake = FakeSluice(answer=lambda prompt: "thinking and th", truncated=True)
+    rows = run(fake, plan(2, budgets=(None,)), tmp_path)
+    assert {(row.status, row.correct) for row in rows} == {("truncated", False)}
+
+
+def test_a_box_inside_unfinished_thinking_is_no_answer(tmp_path: Path) -> None:
+    """The template opened <think> in the prompt; only the server knows that it never closed."""
+    fake = FakeSluice(answer=lambda prompt: f"{prompt} but wait", truncated=True)
+    usage = fake._finished
+
+    def all_thinking(index: int, prompt: int, text: str, cap: int) -> pb.Finished:
+        finished = usage(index, prompt, text, cap)
+        finished.usage.reasoning_tokens = finished.usage.completion_tokens
+        return finished
+
+    fake._finished = all_thinking  # type: ignore[method-assign]
+    rows = run(fake, plan(2, budgets=(None,)), tmp_path)
+    assert {row.status for row in rows} == {"truncated"}
+
+
+def test_failed_requests_are_rows(tmp_path: Path) -> None:
+    bad = problem(1).prompt
+    fake = FakeSluice(fail=lambda r: Failure(Code.INTERNAL, "nan") if r.text == bad else None)
+    rows = run(fake, plan(3, budgets=(None,)), tmp_path)
+    assert len(rows) == 3
+    [row] = [row for row in rows if row.failed]
+    assert row.problem == "t-1"
+    assert row.error == "INTERNAL: nan"
+
+
+def test_another_grant_than_asked_is_a_failure(tmp_path: Path) -> None:
+    class Generous(FakeSluice):
+        def _events(self, request: pb.GenerateRequest):  # type: ignore[no-untyped-def]
+            request.kv_budget.max_tokens *= 2
+            return super()._events(request)
+
+    rows = run(Generous(), plan(1, budgets=(20,), policies=("r_kv",)), tmp_path)
+    assert rows[0].failed
+    assert "granted a budget of 40" in (rows[0].error or "")
+
+
+def test_concurrency_is_bounded_and_used(tmp_path: Path) -> None:
+    gate = threading.Event()
+    fake = FakeSluice()
+    real = fake.answer
+
+    def slow(prompt: str) -> str:
+        gate.wait(0.05)
+        return real(prompt)
+
+    fake.answer = slow
+    run(fake, plan(12, budgets=(None,), settings=Settings(concurrency=3)), tmp_path)
+    assert fake.most_running == 3
+
+
+def test_a_warm_up_comes_first_and_leaves_no_row(tmp_path: Path) -> None:
+    fake = FakeSluice()
+    rows = run(fake, plan(1), tmp_path)
+    warm_up = [request for request in fake.requests if not request.cache_salt]
+    assert [request.kv_budget.policy for request in warm_up] == ["", "r_kv", "window"]
+    assert all(request.cache_salt for request in fake.requests[len(warm_up) :])
+    assert len(rows) == 3
+
+
+# Going on
+
+
+def stop_after(fake: FakeSluice, answers: int) -> None:
+    """From then on nothing is answered any more."""
+    hold = threading.Event()
+
+    def fail(request: pb.GenerateRequest) -> None:
+        if len(asked(fake)) > answers:
+            fake.hold = hold
+
+    fake.fail = fail
+
+
+def interrupt(fake: FakeSluice, wanted: Plan, out: Path, rows: int) -> None:
+    """Sweeps until `rows` rows are on disk, then cancels as Ctrl-C does."""
+
+    async def scenario(target: str) -> None:
+        task = asyncio.create_task(sweep([target], wanted, out, Console(file=io.StringIO())))
+        while not task.done() and len(records.read(out / ROWS)) < rows:
+            await asyncio.sleep(0.02)
+        task.cancel()
+        await asyncio.wait([task])
+
+    with serving(fake) as target:
+        asyncio.run(scenario(target))
+
+
+@pytest.mark.parametrize("answers", [1, 5, 7])
+def test_an_interrupted_run_goes_on_without_repeating_or_losing(
+    tmp_path: Path, answers: int
+) -> None:
+    wanted = plan(5, policies=("r_kv",), settings=Settings(concurrency=1, max_tokens=50))
+    first = FakeSluice()
+    stop_after(first, answers)
+    interrupt(first, wanted, tmp_path, answers)
+    before = records.read(tmp_path / ROWS)
+    assert len(before) == answers
+
+    second = FakeSluice()
+    rows = run(second, wanted, tmp_path)
+    assert rows[:answers] == before
+    assert len(asked(second)) == 10 - answers
+    assert Counter(row.cell for row in rows) == {FULL: 5, TIGHT: 5}
+    segments = {cell: {row.segment for row in rows if row.cell == cell} for cell in (FULL, TIGHT)}
+    interrupted = {FULL: answers < 5, TIGHT: answers > 5}
+    assert segments == {cell: {0, 1} if cut else {0} for cell, cut in interrupted.items()}
+
+    third = FakeSluice()
+    assert run(third, wanted, tmp_path) == rows
+    assert third.requests == []
+
+
+def test_failed_requests_are_asked_again(tmp_path: Path) -> None:
+    wanted = plan(3, budgets=(None,))
+    bad = problem(1).prompt
+    run(
+        FakeSluice(fail=lambda r: Failure(Code.INTERNAL) if r.text == bad else None),
+        wanted,
+        tmp_path,
+    )
+    fake = FakeSluice()
+    rows = run(fake, wanted, tmp_path)
+    assert [request.text for request in asked(fake)] == [bad]
+    assert len(rows) == 3
+    assert not any(row.failed for row in rows)
+
+
+def test_a_larger_plan_keeps_what_is_there(tmp_path: Path) -> None:
+    run(FakeSluice(), plan(2, budgets=(None,)), tmp_path)
+    fake = FakeSluice()
+    rows = run(fake, plan(3, budgets=(None, 20), policies=("r_kv",)), tmp_path)
+    assert len(rows) == 6
+    assert len(asked(fake)) == 4
+
+
+def test_a_run_with_other_settings_is_not_mixed_in(tmp_path: Path) -> None:
+    run(FakeSluice(), plan(1), tmp_path)
+    other = plan(1, settings=Settings(concurrency=8, max_tokens=50))
+    with pytest.raises(SweepError, match="concurrency was 4, now 8"):
+        run(FakeSluice(), other, tmp_path)
+    info = model_info()
+    info.total_blocks = 7
+    with pytest.raises(SweepError, match="total_blocks was 100, now 7"):
+        run(FakeSluice(info=info), plan(1), tmp_path)
+
+
+def test_a_run_without_rows_may_change_its_settings(tmp_path: Path) -> None:
+    with pytest.raises(SweepError, match="no policy"):
+        run(FakeSluice(), plan(1, policies=("h2o",)), tmp_path)
+    run(FakeSluice(), plan(1, settings=Settings(concurrency=2)), tmp_path)
+    assert read_manifest(tmp_path / MANIFEST).settings.concurrency == 2
+
+
+def test_a_broken_manifest_is_named(tmp_path: Path) -> None:
+    run(FakeSluice(), plan(1), tmp_path)
+    (tmp_path / MANIFEST).write_text("{}")
+    with pytest.raises(DataError, match=r"cannot read the run .*run\.json"):
+        run(FakeSluice(), plan(1), tmp_path)
+
+
+# Servers and plans
+
+
+def test_a_server_that_goes_away_ends_the_sweep(tmp_path: Path) -> None:
+    fake = FakeSluice(fail=lambda r: Failure(Code.UNAVAILABLE) if r.cache_salt else None)
+    with pytest.raises(SweepError, match=r"went away.*run the same command again"):
+        run(fake, plan(1), tmp_path)
+    assert len(records.read(tmp_path / ROWS)) == 1
+
+
+def test_several_servers_are_several_models(tmp_path: Path) -> None:
+    fakes = [FakeSluice(info=model_info(name)) for name in ("one", "two")]
+    rows = run(fakes, plan(2, budgets=(None,)), tmp_path)
+    assert Counter(row.model for row in rows) == {"one": 2, "two": 2}
+    assert set(read_manifest(tmp_path / MANIFEST).servers) == {"one", "two"}
+    with pytest.raises(SweepError, match="script, script; each model may come once"):
+        run([FakeSluice(), FakeSluice()], plan(1), tmp_path / "twice")
+
+
+def test_what_a_server_would_refuse_is_said_before_the_start(tmp_path: Path) -> None:
+    with pytest.raises(SweepError, match="script has no policy 'h2o'; it has r_kv, window"):
+        run(FakeSluice(), plan(policies=("h2o",)), tmp_path)
+    capped = FakeSluice(info=model_info(max_kv_budget=64))
+    with pytest.raises(SweepError, match="allows budgets of 1 to 64 tokens; got full"):
+        run(capped, plan(), tmp_path)
+    with pytest.raises(SweepError, match="got 65"):
+        run(capped, plan(budgets=(65,)), tmp_path)
+    assert asked(capped) == []
+
+
+def test_no_policy_means_the_servers_default() -> None:
+    info = model_info()
+    assert [cell.policy for cell in plan(policies=()).cells(info)] == [None, "r_kv"]
+
+
+def test_budgets_as_text() -> None:
+    assert parse_budgets("full, 96,128") == (None, 96, 128)
+    assert parse_budgets("2500") == (2500,)
+    for text, message in [
+        ("", "at least one"),
+        ("96,96", "only once"),
+        ("0", "got the budget '0'"),
+        ("-1", "got the budget '-1'"),
+        ("many", "got the budget 'many'"),
+    ]:
+        with pytest.raises(SweepError, match=message):
+            parse_budgets(text)

@@ -1,0 +1,92 @@
+"""Runs requests on a ModelRunner under a real scheduler, and records every row of logits."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from engine.attention import register_attention
+from engine.batch import Batch
+from engine.config import EngineConfig
+from engine.loader import adopt_model
+from engine.runner import ModelRunner
+from scheduler.config import SchedulerConfig
+from scheduler.plan import StepPlan, StepResult
+from scheduler.request import FinishReason, Request, Sequence, Usage
+from scheduler.scheduler import Scheduler
+from tests.engine.models import tiny_model
+
+
+class RecordingRunner(ModelRunner):
+    """A ModelRunner that keeps the logits of every draw: (request key, output, position)."""
+
+    rows: dict[tuple[int, int, int], torch.Tensor]
+    mixed_steps = 0  # steps with both decodes and prefill
+
+    def execute(self, plan: StepPlan) -> StepResult:
+        counts = {chunk.count > 1 for chunk in plan.chunks}
+        self.mixed_steps += len(counts) == 2
+        self._plan = plan
+        return super().execute(plan)
+
+    def _forward(self, batch: Batch) -> torch.Tensor:
+        logits = super()._forward(batch)
+        if hasattr(self, "_plan"):
+            chunks = [chunk for chunk in self._plan.chunks if chunk.samples]
+            for chunk, row in zip(chunks, logits, strict=True):
+                sequence = chunk.sequence
+                key = (sequence.request.key, sequence.output, chunk.start + chunk.count - 1)
+                self.rows[key] = row.clone()
+        return logits
+
+
+@dataclass
+class Outcome:
+    """What came of one output."""
+
+    tokens: list[int] = field(default_factory=list)  # drawn
+    reason: FinishReason | None = None
+    usage: Usage = field(default_factory=Usage)
+
+
+def make_runner(architecture: str, model: Any = None, **changes: Any) -> RecordingRunner:
+    """A runner for a tiny model; `changes` go to SchedulerConfig or EngineConfig by name."""
+    scheduling = {k: changes.pop(k) for k in list(changes) if k in SchedulerConfig.__annotations__}
+    settings = {"max_running": 8, "max_batch_tokens": 24, **scheduling}
+    config = EngineConfig(
+        model=architecture,
+        scheduler=SchedulerConfig(**settings),
+        **{"kv_blocks": 64, "threads": 1, "device": "cpu", **changes},
+    )
+    model = model or tiny_model(architecture, register_attention())
+    runner = RecordingRunner(config, adopt_model(model, None))
+    runner.rows = {}
+    return runner
+
+
+def run(
+    runner: ModelRunner, requests: list[Request], stagger: int = 0
+) -> dict[tuple[int, int], Outcome]:
+    """Runs requests to their ends, one more submitted every `stagger` steps; by (key, output)."""
+    scheduler = Scheduler(runner._config.scheduler, runner.total_blocks)
+    outcomes: dict[tuple[int, int], Outcome] = {}
+    queue, step = list(requests), 0
+    while queue or scheduler.num_live:
+        while queue and (stagger == 0 or step % stagger == 0):
+            scheduler.submit(queue.pop(0))
+            if stagger:
+                break
+        plan = scheduler.plan(now=float(step))
+        if not plan.empty:
+            scheduler.commit(plan, runner.execute(plan), now=float(step))
+        scheduler.check()
+        for sequence, reason in scheduler.take_finished():
+            outcomes[_name(sequence)] = Outcome(
+                sequence.tokens[sequence.prompt_tokens :], reason, sequence.usage
+            )
+        step += 1
+    return outcomes
+
+
+def _name(sequence: Sequence) -> tuple[int, int]:
+    return sequence.request.key, sequence.output

@@ -1,0 +1,155 @@
+"""Compiles every Triton kernel for a GPU that need not be present; prints what each needs, as JSON
+lines.
+
+Run as `python -m tests.kernels.compile_all TARGET FOLDER` without TRITON_INTERPRET: an interpreted
+kernel cannot be compiled, which is why test_compile starts this in processes of its own.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from kernels.families import Family
+
+TARGETS = {"sm_80": ("cuda", 80, 32), "sm_90": ("cuda", 90, 32), "gfx942": ("hip", "gfx942", 64)}
+FAMILIES = {"sm_80": Family.AMPERE, "sm_90": Family.HOPPER, "gfx942": Family.CDNA}
+HEAD_DIMS = (64, 128)
+GROUPS = (1, 4, 7, 8)
+INTEGERS = "block_tables lengths query_starts positions slot_positions query_positions kept"
+POINTERS = {  # to numbers of the pool's dtype, and to others
+    "pool": {"query", "keys", "values", "out", "key", "value"},
+    "i32": set(INTEGERS.split()),
+    "i64": {"slots"},
+    "fp32": {"partial", "partial_max", "partial_sum", "slot_mass"},
+}
+ALIGNED = ("row_stride", "token_stride", "head_stride")  # multiples of 16 in every real model
+LAUNCH = ("num_warps", "num_stages")
+
+
+def attention(
+    sizes: dict[str, int], itemsize: int, family: Family
+) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The two attention kernels with the constants their launchers would pass."""
+    from kernels.paged_decode import kernel as decode
+    from kernels.paged_prefill import kernel as prefill
+
+    group, head_dim = sizes["group"], sizes["head_dim"]
+    shape = {"KV_HEADS": 8, "GROUP": group, "HEAD_DIM": head_dim, "BLOCK_SIZE": 16, "SPLIT": 512}
+    yield (
+        decode.paged_decode_split_kernel,
+        {**shape, **decode.split_options(group, head_dim, itemsize, family)},
+    )
+    yield (
+        prefill.paged_prefill_kernel,
+        {**shape, **prefill.tile_options(group, head_dim, itemsize, family)},
+    )
+
+
+def others(head_dim: int, itemsize: int) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The kernels that do not depend on the group of heads, with every option on."""
+    from kernels.compact_kv.kernel import compact_kv_kernel, move_options
+    from kernels.paged_decode.kernel import MAX_SPLITS, paged_decode_merge_kernel
+    from kernels.write_kv.kernel import write_kv_kernel
+
+    shape = {"KV_HEADS": 8, "HEAD_DIM": head_dim, "BLOCK_SIZE": 16, "BLOCK_DIM": head_dim}
+    yield write_kv_kernel, {**shape, "BLOCK_KV_HEADS": 8, "HAS_MASS": True}
+    yield compact_kv_kernel, {**shape, **move_options(head_dim, itemsize), "HAS_MASS": True}
+    merge = {"HEADS": 32, "SPLIT": 512, "HAS_WINDOW": True, "BLOCK_SPLITS": MAX_SPLITS}
+    yield paged_decode_merge_kernel, {**shape, **merge}
+
+
+def matrix(target: str) -> Iterator[tuple[str, dict[str, int], Any, dict[str, Any]]]:
+    """(dtype, sizes, kernel, constants) of everything that is compiled for a target."""
+    variants = [("bf16", 2, group, dim, False) for dim in HEAD_DIMS for group in GROUPS]
+    variants += [("bf16", 2, 4, dim, True) for dim in (*HEAD_DIMS, 256)]
+    variants += [("fp32", 4, 4, dim, False) for dim in HEAD_DIMS]
+    for dtype, itemsize, group, head_dim, window in variants:
+        sizes = {"group": group, "head_dim": head_dim}
+        for kernel, constants in attention(sizes, itemsize, FAMILIES[target]):
+            yield dtype, sizes, kernel, {**constants, "HAS_WINDOW": window}
+    for head_dim in HEAD_DIMS:
+        for dtype, itemsize in (("bf16", 2), ("fp32", 4)):
+            for kernel, constants in others(head_dim, itemsize):
+                yield dtype, {"group": 0, "head_dim": head_dim}, kernel, constants
+
+
+def type_of(name: str, dtype: str) -> str:
+    """The Triton type of a kernel argument that is not a constant."""
+    for pointee, names in POINTERS.items():
+        if name in names:
+            return f"*{dtype}" if pointee == "pool" else f"*{pointee}"
+    return "fp32" if name == "scale" else "i32"
+
+
+def build(kernel: Any, dtype: str, constants: dict[str, Any], target: tuple[Any, ...]) -> Any:
+    """The compiled kernel, with the alignments that real tensors have."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    names = kernel.arg_names
+    values = {name: value for name, value in constants.items() if name in names}
+    signature = {name: "constexpr" if name in values else type_of(name, dtype) for name in names}
+    aligned = {
+        (index,): [["tt.divisibility", 16]]
+        for index, name in enumerate(names)
+        if (signature[name].startswith("*") or name.endswith(ALIGNED))
+        and not kernel.params[index].do_not_specialize_on_alignment
+    }
+    source = ASTSource(fn=kernel, signature=signature, constexprs=values, attrs=aligned)
+    options = {name: constants[name] for name in LAUNCH if name in constants}
+    return triton.compile(source, target=GPUTarget(*target), options=options)
+
+
+def cuda_resources(cubin: bytes, folder: Path) -> dict[str, int]:
+    """Registers, stack and local bytes per thread, read off the machine code."""
+    import triton.backends.nvidia
+
+    tool = Path(next(iter(triton.backends.nvidia.__path__))) / "bin" / "cuobjdump"
+    file = folder / "kernel.cubin"
+    file.write_bytes(cubin)
+    text = subprocess.run(
+        [tool, "--dump-resource-usage", file], capture_output=True, text=True, check=True
+    ).stdout
+    found = dict(re.findall(r"\b(REG|STACK|LOCAL):(\d+)", text))
+    return {
+        "registers": int(found["REG"]),
+        "stack": int(found["STACK"]),
+        "local": int(found["LOCAL"]),
+    }
+
+
+def hip_resources(assembly: str) -> dict[str, int]:
+    """Registers per lane, spills, and scratch bytes, from the metadata of the assembly."""
+    fields = {
+        "registers": "vgpr_count",
+        "vector_spills": "vgpr_spill_count",
+        "scalar_spills": "sgpr_spill_count",
+        "stack": "private_segment_fixed_size",
+    }
+    return {
+        name: int(re.search(rf"\.{field}:\s+(\d+)", assembly)[1])  # type: ignore[index]
+        for name, field in fields.items()
+    }
+
+
+def main(target: str, folder: Path) -> None:
+    os.environ["TRITON_CACHE_DIR"] = str(folder / "cache")
+    for dtype, sizes, kernel, constants in matrix(target):
+        compiled = build(kernel, dtype, constants, TARGETS[target])
+        if "cubin" in compiled.asm:
+            needs = cuda_resources(compiled.asm["cubin"], folder)
+        else:
+            needs = hip_resources(compiled.asm["amdgcn"])
+        row = {"kernel": kernel.__name__, "target": target, "dtype": dtype, **sizes}
+        row["window"] = bool(constants.get("HAS_WINDOW"))
+        print(json.dumps({**row, **needs, "shared": compiled.metadata.shared}), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

@@ -1,0 +1,119 @@
+"""A runner that really stores what a plan tells it to, and reads it back.
+
+A KV entry stands for a token, its position and everything before it. Blocks that are shared or
+reused wrongly, moves and writes in the wrong order, a stale prefix cache: all end in a sequence
+whose slots do not hold what they should.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+from engine.fake import next_token
+from scheduler.plan import Chunk, Eviction, StepPlan, StepResult
+from scheduler.request import Sequence
+
+Draw = Callable[[Chunk], int | None]
+
+
+class Entry(NamedTuple):
+    """What one slot holds."""
+
+    owner: object  # who may read it
+    position: int
+    prefix: int  # hash of all tokens up to here
+
+
+@dataclass
+class Held:
+    """What a sequence must find in its slots, in cache order."""
+
+    computed: int = 0
+    entries: list[Entry] = field(default_factory=list)
+
+
+def by_hand(chunk: Chunk) -> int:
+    """The fake model's next token."""
+    position = chunk.start + chunk.count - 1
+    return next_token(chunk.sequence.tokens[position], position)
+
+
+class MemoryRunner:
+    """Executes plans on a list of slots; asserts what a plan may rely on and must not break."""
+
+    def __init__(self, total_blocks: int, block_size: int, prefix_cache: bool, draw: Draw) -> None:
+        self.slots: list[Entry | None] = [None] * (total_blocks * block_size)
+        self.total_blocks = total_blocks
+        self._block_size = block_size
+        self._prefix_cache = prefix_cache
+        self._draw = draw
+        self._rng = random.Random(5)
+        self._held: WeakKeyDictionary[Sequence, Held] = WeakKeyDictionary()
+
+    def execute(self, plan: StepPlan) -> StepResult:
+        """Evictions, then all writes, then all reads, then draws: the order of a real step."""
+        for eviction in plan.evictions:
+            self._evict(eviction)
+        for chunk in plan.chunks:
+            self._write(chunk)
+        for chunk in plan.chunks:
+            self._verify(chunk.sequence, chunk.sequence.blocks)
+        return StepResult([self._draw(chunk) for chunk in plan.chunks if chunk.samples])
+
+    def _write(self, chunk: Chunk) -> None:
+        sequence, held = chunk.sequence, self._held.get(chunk.sequence)
+        if held is None or held.computed != chunk.start:  # admitted, perhaps once more
+            assert chunk.start % self._block_size == 0, "only full blocks are shared"
+            assert chunk.start <= sequence.prompt_tokens, "only a prompt is shared"
+            held = self._held[sequence] = Held(chunk.start, self._entries(sequence, 0, chunk.start))
+        assert chunk.kv_start == len(held.entries)
+        end = chunk.start + chunk.count
+        held.entries += self._entries(sequence, chunk.start, end)
+        held.computed = end
+        for i in range(chunk.kv_start, len(held.entries)):
+            self.slots[self._slot(sequence.blocks, i)] = held.entries[i]
+
+    def _evict(self, eviction: Eviction) -> None:
+        sequence, held = eviction.sequence, self._held[eviction.sequence]
+        budget = sequence.request.budget
+        assert budget is not None, "only a budget evicts"
+        assert eviction.tokens == len(held.entries) == budget.cap, "eviction only at the cap"
+        assert eviction.keep == budget.cap - budget.reclaim
+        assert eviction.position == held.computed
+        self._verify(sequence, eviction.blocks)
+        last = eviction.tokens - budget.recent
+        middle = eviction.keep - budget.pinned - budget.recent
+        assert middle >= 0, "what is pinned and recent must stay"
+        stays = sorted(self._rng.sample(range(budget.pinned, last), middle))
+        kept = [*range(budget.pinned), *stays, *range(last, eviction.tokens)]
+        held.entries = [held.entries[i] for i in kept]
+        for i in range(eviction.tokens):
+            if i >= budget.pinned:  # what is pinned may be shared, and does not move
+                entry = held.entries[i] if i < eviction.keep else None
+                self.slots[self._slot(eviction.blocks, i)] = entry
+
+    def _verify(self, sequence: Sequence, blocks: list[int] | tuple[int, ...]) -> None:
+        expected = self._held[sequence].entries
+        found = [self.slots[self._slot(blocks, i)] for i in range(len(expected))]
+        assert found == expected, f"{sequence.request.key}/{sequence.output} reads another's KV"
+
+    def _slot(self, blocks: list[int] | tuple[int, ...], entry: int) -> int:
+        return blocks[entry // self._block_size] * self._block_size + entry % self._block_size
+
+    def _entries(self, sequence: Sequence, start: int, end: int) -> list[Entry]:
+        request = sequence.request
+        private = ("output", request.key, sequence.output)
+        shared = ("salt", request.salt) if self._prefix_cache else ("request", request.key)
+        prefixes = accumulate(sequence.tokens[:end], lambda before, token: hash((before, token)))
+        return [
+            Entry(
+                shared if i < sequence.prompt_tokens and request.shares_prompt else private,
+                i,
+                prefix,
+            )
+            for i, prefix in enumerate(prefixes)
+            if i >= start
+        ]

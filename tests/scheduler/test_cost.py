@@ -1,0 +1,83 @@
+"""What a step costs grows with who runs, and with nothing else.
+
+Counted in executed lines, which are the same on every machine; benchmarks measure the seconds.
+"""
+
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from scheduler.plan import StepResult
+from scheduler.scheduler import Scheduler
+from tests.builders import make_request, make_scheduler
+
+SLACK = 1.5  # times; what is quadratic or looks at who waits is off by a hundred
+
+
+def _crowded(running: int, waiting: int, n: int = 1) -> Scheduler:
+    """A scheduler whose rows are all decoding under budgets while others wait."""
+    scheduler = make_scheduler(
+        blocks=running * 20, max_running=running, max_batch_tokens=4096, max_waiting=1_000_000
+    )
+    for i in range(running + waiting // n):
+        request = make_request(8, new=3000, cap=80, n=n if i >= running else 1, deadline=1e9)
+        scheduler.submit(request)
+    for _ in range(4):
+        _step(scheduler)
+    assert len(scheduler.running) == running
+    return scheduler
+
+
+def _step(scheduler: Scheduler) -> None:
+    plan = scheduler.plan(0.0)
+    scheduler.commit(plan, StepResult([1] * sum(c.samples for c in plan.chunks)), 0.0)
+    assert scheduler.num_live == len(scheduler.running) + scheduler.num_waiting
+
+
+def _lines(work: Callable[[], object]) -> int:
+    """How many lines of Python `work` executes."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, argument: Any) -> Any:
+        nonlocal count
+        count += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    assert count > 0
+    return count
+
+
+def _cost(scheduler: Scheduler) -> float:
+    """Lines of a step per running output, over steps with and without evictions."""
+    steps = 60
+    return _lines(lambda: [_step(scheduler) for _ in range(steps)]) / len(scheduler.running)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [1, 4])
+def test_a_step_costs_the_same_however_many_wait(n: int) -> None:
+    assert _cost(_crowded(64, 20_000, n)) < SLACK * _cost(_crowded(64, 8))
+
+
+@pytest.mark.slow
+def test_the_cost_per_output_stays_the_same_however_many_run() -> None:
+    assert _cost(_crowded(512, 8)) < SLACK * _cost(_crowded(8, 8))
+
+
+@pytest.mark.slow
+def test_submitting_costs_the_same_however_many_wait() -> None:
+    def cost(waiting: int) -> int:
+        scheduler = _crowded(8, waiting, n=4)
+        requests = [make_request(8, n=4) for _ in range(500)]
+        return _lines(lambda: [scheduler.submit(request) for request in requests])
+
+    assert cost(20_000) < SLACK * cost(80)

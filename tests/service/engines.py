@@ -1,0 +1,114 @@
+"""Engines that misbehave, as targets of the engine process. They speak engine.messages only."""
+
+import os
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from engine.messages import (
+    Accepted,
+    Delta,
+    Finished,
+    FinishReason,
+    Load,
+    Ready,
+    Shutdown,
+    Step,
+    Submit,
+    Usage,
+    decode_front,
+    encode,
+)
+from engine.process import run_engine
+from service.config import EngineConfig
+from tests.service.harness import MODEL
+
+GATE = "SLUICE_TEST_GATE"
+
+
+def gated(config: EngineConfig, connection: Connection) -> None:
+    """The real engine, which starts when the file that GATE names exists."""
+    while not Path(os.environ[GATE]).exists():
+        time.sleep(0.01)
+    run_engine(config, connection)
+
+
+def dies_at_once(config: EngineConfig, connection: Connection) -> None:
+    os._exit(3)
+
+
+def dies_after_ready(config: EngineConfig, connection: Connection) -> None:
+    connection.send_bytes(encode(Ready(MODEL)))
+    os._exit(4)
+
+
+def talks_nonsense(config: EngineConfig, connection: Connection) -> None:
+    """Ready, then bytes that are no message."""
+    connection.send_bytes(encode(Ready(MODEL)))
+    connection.send_bytes(b"\xff\xfe")
+    time.sleep(60)
+
+
+def deaf(config: EngineConfig, connection: Connection) -> None:
+    """Accepts every request and never says another word of it."""
+    for submit in _submits(connection):
+        _step(connection, accepted=[_accepted(submit)])
+
+
+def not_finite(config: EngineConfig, connection: Connection) -> None:
+    """Draws two tokens, then finds that the logits are not finite."""
+    for submit in _submits(connection):
+        _step(
+            connection,
+            accepted=[_accepted(submit)],
+            deltas=[Delta(submit.key, 0, [65, 66])],
+            finished=[
+                Finished(submit.key, output, FinishReason.ERROR, Usage())
+                for output in range(submit.n)
+            ],
+        )
+
+
+def late(config: EngineConfig, connection: Connection) -> None:
+    """Sends events for keys that nobody has, around a correct answer."""
+    for submit in _submits(connection):
+        unknown = submit.key + 1000
+        _step(
+            connection,
+            accepted=[_accepted(submit), Accepted(unknown, 1, 1, 0, "", 0, 0, 0, 0)],
+            deltas=[Delta(unknown, 0, [1]), Delta(submit.key, 0, [65])],
+            finished=[
+                Finished(unknown, 7, FinishReason.LENGTH, Usage()),
+                Finished(submit.key, 0, FinishReason.LENGTH, Usage(completion_tokens=1)),
+                Finished(submit.key, 0, FinishReason.LENGTH, Usage(completion_tokens=1)),
+            ],
+        )
+
+
+def lingers(config: EngineConfig, connection: Connection) -> None:
+    """Does not care about Shutdown."""
+    connection.send_bytes(encode(Ready(MODEL)))
+    time.sleep(60)
+
+
+def _submits(connection: Connection) -> Any:
+    connection.send_bytes(encode(Ready(MODEL)))
+    while True:
+        try:
+            message = decode_front(connection.recv_bytes())
+        except EOFError:
+            return
+        if isinstance(message, Shutdown):
+            return
+        if isinstance(message, Submit):
+            yield message
+
+
+def _accepted(submit: Submit) -> Accepted:
+    return Accepted(submit.key, len(submit.prompt), submit.max_new_tokens or 1, 0, "", 0, 0, 0, 0)
+
+
+def _step(connection: Connection, **events: Any) -> None:
+    empty: dict[str, Any] = {"accepted": [], "refused": [], "deltas": [], "finished": []}
+    connection.send_bytes(encode(Step(**(empty | events), load=Load())))

@@ -1,0 +1,1 @@
+"""Offline jobs: train the pocket models, calibrate policies, build dashboards."""

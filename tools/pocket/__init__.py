@@ -1,0 +1,1 @@
+"""How the pocket models are made: tokenizer, training text, optimiser, export, evaluation."""
