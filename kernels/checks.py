@@ -15,6 +15,32 @@ LAYER_POOL = "[blocks, kv_heads, block_size, head_dim]"
 WHOLE_POOL = "[layers, blocks, kv_heads, block_size, head_dim]"
 
 
+def check_tensor(
+    name: str,
+    tensor: Tensor,
+    dtypes: tuple[torch.dtype, ...],
+    layout: str,
+    sizes: tuple[int | None, ...],
+    like: Tensor,
+) -> None:
+    """Raises unless `tensor` has one of `dtypes`, those `sizes`, and lies where `like` does.
+
+    `layout` names the sizes in messages; a size of None is free. Any strides will do.
+    """
+    if tensor.dtype not in dtypes:
+        allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        raise TypeError(f"{name} is {tensor.dtype}; allowed: {allowed}")
+    shape = tensor.shape
+    wrong = len(shape) != len(sizes)
+    for given, size in zip(shape, sizes, strict=False):
+        wrong = wrong or (size is not None and given != size)
+    if wrong:
+        wanted = ", ".join("any" if size is None else str(size) for size in sizes)
+        raise ValueError(f"{name} has shape {tuple(shape)}; expected {layout} = [{wanted}]")
+    if tensor.device != like.device:
+        raise ValueError(f"{name} is on {tensor.device}, keys on {like.device}; one device needed")
+
+
 def check_pool(keys: Tensor, values: Tensor, layout: str) -> None:
     """Raises unless `keys` and `values` are contiguous float tensors of one shape and layout."""
     if keys.dtype not in FLOATS:

@@ -20,14 +20,20 @@ TARGETS = {"sm_80": ("cuda", 80, 32), "sm_90": ("cuda", 90, 32), "gfx942": ("hip
 FAMILIES = {"sm_80": Family.AMPERE, "sm_90": Family.HOPPER, "gfx942": Family.CDNA}
 HEAD_DIMS = (64, 128)
 GROUPS = (1, 4, 7, 8)
-INTEGERS = "block_tables lengths query_starts positions slot_positions query_positions kept"
+INTEGERS = "block_tables lengths query_starts positions slot_positions query_positions kept excused"
+NUMBERS = "partial partial_max partial_sum slot_mass scores largest share"
+NUMBERS += " excused_cosine asking spread"
 POINTERS = {  # to numbers of the pool's dtype, and to others
-    "pool": {"query", "keys", "values", "out", "key", "value"},
+    "pool": {"query", "queries", "keys", "values", "out", "key", "value"},
     "i32": set(INTEGERS.split()),
-    "i64": {"slots"},
-    "fp32": {"partial", "partial_max", "partial_sum", "slot_mass"},
+    "i64": {"slots", "pinned", "recent_entries", "kept_entries"},
+    "i8": {"stays"},
+    "fp32": set(NUMBERS.split()),
 }
-ALIGNED = ("row_stride", "token_stride", "head_stride")  # multiples of 16 in every real model
+ALIGNED = tuple(  # multiples of 16 in every real model
+    f"{name}_stride"
+    for name in ("row", "token", "head", "layer", "sequence", "query", "key", "cache")
+)
 LAUNCH = ("num_warps", "num_stages")
 
 
@@ -63,6 +69,32 @@ def others(head_dim: int, itemsize: int) -> Iterator[tuple[Any, dict[str, Any]]]
     yield paged_decode_merge_kernel, {**shape, **merge}
 
 
+def scorers(
+    sizes: dict[str, int], itemsize: int, family: Family
+) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The kernels that eviction policies rank by; group 7 in the forms of R-KV."""
+    from kernels.key_redundancy import kernel as redundancy
+    from kernels.select_entries import kernel as selection
+    from kernels.trigonometric_score import kernel as trigonometric
+    from kernels.window_attention import kernel as window
+
+    group, head_dim = sizes["group"], sizes["head_dim"]
+    shape = {"LAYERS": 32, "KV_HEADS": 8, "GROUP": group, "HEAD_DIM": head_dim}
+    attend = {**shape, **window.tile_options(head_dim, itemsize, family), "STRONGEST": group == 7}
+    yield window.window_statistics_kernel, attend
+    yield window.window_reduce_kernel, {**attend, "LARGEST": group == 7, "MEAN": group != 7}
+    rows = {**shape, **redundancy.tile_options(head_dim, itemsize), "MEAN": group != 7}
+    yield redundancy.redundancy_rows_kernel, rows
+    excused = {"BLOCK_EXCUSED": redundancy.BLOCK_EXCUSED, "num_warps": 4}
+    yield redundancy.redundancy_excuse_kernel, excused
+    score = {**shape, **trigonometric.tile_options(head_dim)}
+    yield trigonometric.trigonometric_score_kernel, score
+    mark = {"BLOCK_TOKENS": selection.BLOCK_TOKENS, "num_warps": selection.MARK_WARPS}
+    yield selection.select_mark_kernel, {"ROWS_PER_SEQUENCE": 256, **mark}
+    place = {"BLOCK_ROW": selection.BLOCK_ROW, "num_warps": 4}
+    yield selection.select_place_kernel, place
+
+
 def matrix(target: str) -> Iterator[tuple[str, dict[str, int], Any, dict[str, Any]]]:
     """(dtype, sizes, kernel, constants) of everything that is compiled for a target."""
     variants = [("bf16", 2, group, dim, False) for dim in HEAD_DIMS for group in GROUPS]
@@ -76,6 +108,10 @@ def matrix(target: str) -> Iterator[tuple[str, dict[str, int], Any, dict[str, An
         for dtype, itemsize in (("bf16", 2), ("fp32", 4)):
             for kernel, constants in others(head_dim, itemsize):
                 yield dtype, {"group": 0, "head_dim": head_dim}, kernel, constants
+            for group in (4, 7):
+                sizes = {"group": group, "head_dim": head_dim}
+                for kernel, constants in scorers(sizes, itemsize, FAMILIES[target]):
+                    yield dtype, sizes, kernel, constants
 
 
 def type_of(name: str, dtype: str) -> str:
@@ -83,7 +119,7 @@ def type_of(name: str, dtype: str) -> str:
     for pointee, names in POINTERS.items():
         if name in names:
             return f"*{dtype}" if pointee == "pool" else f"*{pointee}"
-    return "fp32" if name == "scale" else "i32"
+    return "fp32" if name in ("scale", "excused_above") else "i32"
 
 
 def build(kernel: Any, dtype: str, constants: dict[str, Any], target: tuple[Any, ...]) -> Any:

@@ -19,6 +19,15 @@ ROOT = Path(__file__).parents[2]
 # sm_86 and sm_89
 SHARED = {"sm_80": 99 * 1024, "sm_90": 227 * 1024, "gfx942": 64 * 1024}
 ATTENTION = ("paged_decode_split_kernel", "paged_prefill_kernel")
+SCORERS = (
+    "window_statistics_kernel",
+    "window_reduce_kernel",
+    "redundancy_rows_kernel",
+    "redundancy_excuse_kernel",
+    "trigonometric_score_kernel",
+    "select_mark_kernel",
+    "select_place_kernel",
+)
 OTHERS = ("paged_decode_merge_kernel", "write_kv_kernel", "compact_kv_kernel")
 
 
@@ -54,6 +63,9 @@ def test_every_kernel_is_compiled_for_every_target(rows: list[dict[str, Any]]) -
             for kernel in ATTENTION:
                 assert {(kernel, target, head_dim, group, "bf16") for group in GROUPS} <= compiled
                 assert (kernel, target, head_dim, 4, "fp32") in compiled
+            for kernel in SCORERS:
+                variants = {(group, dtype) for group in (4, 7) for dtype in ("bf16", "fp32")}
+                assert {(kernel, target, head_dim, *variant) for variant in variants} <= compiled
             for kernel in OTHERS:
                 assert (kernel, target, head_dim, 0, "bf16") in compiled
 

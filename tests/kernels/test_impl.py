@@ -76,7 +76,9 @@ def test_thread_counts_outside_the_pool_are_refused() -> None:
 def test_importing_the_operations_imports_neither_triton_nor_numba() -> None:
     code = (
         "import sys, torch, kernels.write_kv, kernels.paged_decode, kernels.paged_prefill;"
-        "import kernels.compact_kv; print({'triton', 'numba'} & sys.modules.keys())"
+        "import kernels.compact_kv, kernels.window_attention, kernels.key_redundancy;"
+        "import kernels.trigonometric_score, kernels.select_entries;"
+        "print({'triton', 'numba'} & sys.modules.keys())"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
