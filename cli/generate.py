@@ -34,6 +34,7 @@ FACTS: dict[str, Callable[[Output], object]] = {
     "KV tokens, most": lambda o: o.usage.kv_tokens_peak,
     "KV tokens, at the end": lambda o: o.usage.kv_tokens_final,
     "KV tokens evicted": lambda o: o.usage.kv_tokens_evicted,
+    "of these pressed": lambda o: o.usage.kv_tokens_pressed,
     "eviction rounds": lambda o: o.usage.eviction_rounds,
     "KV blocks, most": lambda o: o.usage.kv_blocks_peak,
     "preemptions": lambda o: o.usage.preemptions,
@@ -48,6 +49,7 @@ UseChat = Annotated[
     option("Chat template or as it stands; default: chat if there is one.", "--chat/--text"),
 ]
 KvTokens = Annotated[int | None, option("Most KV tokens to hold, prompt included; 0: no budget.")]
+Floor = Annotated[int | None, option("KV tokens that pressure may take it down to; elastic then.")]
 Policy = Annotated[str | None, option("Who chooses what is evicted, for example h2o.")]
 Setting = Annotated[list[str] | None, option("Of the policy, NAME=NUMBER; may be repeated.")]
 Recent = Annotated[int | None, option("Newest tokens that are never evicted.")]
@@ -64,6 +66,7 @@ def generate(  # noqa: PLR0913 - the signature is the command line
     server: Server = DEFAULT_SERVER,
     chat: UseChat = None,
     kv_budget: KvTokens = None,
+    floor: Floor = None,
     policy: Policy = None,
     setting: Setting = None,
     recent: Recent = None,
@@ -85,6 +88,7 @@ def generate(  # noqa: PLR0913 - the signature is the command line
         policy_settings=dict(_setting(text) for text in setting or ()),
         recent_tokens=recent,
         reclaim_tokens=reclaim,
+        min_tokens=floor,
         evict_prompt=evict_prompt,
     )
     sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, n=n)
@@ -120,9 +124,10 @@ async def _generate(
 def _show(completion: Completion) -> None:
     """What the answer cost, on stderr: one column per output."""
     granted = completion.accepted
-    budget = (
-        f"KV budget {granted.kv_budget}, {granted.policy}" if granted.kv_budget else "no budget"
-    )
+    budget = "no budget"
+    if granted.kv_budget:
+        least = "" if granted.min_tokens == granted.kv_budget else f"{granted.min_tokens} to "
+        budget = f"KV budget {least}{granted.kv_budget}, {granted.policy}"
     table = Table(title=f"{budget}, seed {granted.seed}", title_justify="left", show_header=False)
     for name, value in FACTS.items():
         table.add_row(name, *(str(value(output)) for output in completion.outputs))

@@ -10,7 +10,9 @@ COMMANDS = {  # name -> module and function
     "serve": ("cli.serve", "serve"),
     "generate": ("cli.generate", "generate"),
     "sweep": ("cli.sweep", "sweep"),
+    "policies": ("cli.policies", "policies"),
     "demo": ("cli.demo", "demo"),
+    "calibrate": ("cli.calibrate", "calibrate"),
     "version": ("cli.main", "version"),
 }
 

@@ -26,6 +26,7 @@ Servers = Annotated[list[str] | None, option(f"host:port, {DEFAULT_SERVER}; repe
 Tasks = Annotated[str | None, option(TASKS_HELP)]
 Dataset = Annotated[Path | None, option("JSONL with a prompt or problem and an answer.")]
 Budgets = Annotated[str, typer.Option(help="KV tokens, with commas; full is the whole cache.")]
+Floor = Annotated[int | None, option("KV tokens that pressure may take larger budgets down to.")]
 Policies = Annotated[str | None, option("With commas; the first is drawn as bars.")]
 Problems = Annotated[int | None, option("Problems per task; 48, or the whole data set.", "--n")]
 Samples = Annotated[int, typer.Option(min=1, help="Answers to each problem.")]
@@ -40,6 +41,7 @@ def sweep(  # noqa: PLR0913 - the signature is the command line
     tasks: Tasks = None,
     dataset: Dataset = None,
     budgets: Budgets = "full",
+    floor: Floor = None,
     policies: Policies = None,
     n: Problems = None,
     samples: Samples = Settings.samples,
@@ -59,6 +61,7 @@ def sweep(  # noqa: PLR0913 - the signature is the command line
         samples=samples,
         concurrency=concurrency,
         max_tokens=max_tokens,
+        floor=floor,
         temperature=temperature,
         top_p=top_p,
         top_k=top_k,

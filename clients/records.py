@@ -44,6 +44,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     finish_reason: str | None  # "stop", "length"; None where the request failed
     error: str | None = None
 
+    min_tokens: int = 0  # the floor, as granted; the budget itself unless elastic
     pinned_tokens: int = 0  # oldest tokens never evicted, as granted; 0 without a budget
     recent_tokens: int = 0  # newest tokens never evicted, as granted
     reclaim_tokens: int = 0  # freed by one eviction round, as granted
@@ -54,6 +55,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     kv_tokens_peak: int = 0
     kv_tokens_final: int = 0
     kv_tokens_evicted: int = 0
+    kv_tokens_pressed: int = 0
     eviction_rounds: int = 0
     kv_blocks_peak: int = 0
     preemptions: int = 0

@@ -21,7 +21,7 @@ class KvBudget:
     sink_tokens: int | None = None
     reclaim_tokens: int | None = None
     evict_prompt: bool | None = None
-    min_tokens: int | None = None
+    min_tokens: int | None = None  # what pressure may take it down to; None: not elastic
 
     def to_proto(self) -> pb.KvBudget:
         return pb.KvBudget(**_given(self))

@@ -4,14 +4,16 @@ Keeps every running sequence's block table in a row of one array, so that a step
 entries that changed.
 """
 
+from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from engine.context import ForwardContext
+from engine.importance import ImportanceStore, ImportanceWrite
 from engine.kv_pool import KvPool
-from engine.query_ring import QueryRing
+from engine.query_ring import QueryRing, RingWrite
 from scheduler.plan import Chunk, StepPlan
 
 
@@ -29,20 +31,30 @@ class BatchBuilder:
     """Builds batches; owns the table rows of running sequences."""
 
     def __init__(
-        self, pool: KvPool, ring: QueryRing | None, rows: int, max_blocks: int, impl: str | None
+        self,
+        pool: KvPool,
+        ring: QueryRing | None,
+        importance: ImportanceStore | None,
+        rows: int,
+        max_blocks: int,
+        impl: str | None,
     ) -> None:
         self._pool = pool
         self._ring = ring
+        self._importance = importance
         self._impl = impl
         self._device = pool.keys.device
         self._tables = np.zeros((rows, max_blocks), dtype=np.int32)
 
-    def build(self, plan: StepPlan, watched: set[int | None]) -> Batch:
+    def build(
+        self, plan: StepPlan, watched: set[int | None], predicted: dict[int | None, str]
+    ) -> Batch:
         """The tensors of one step.
 
         Args:
             plan: decodes first, as the scheduler orders it.
             watched: rows whose queries go to the ring.
+            predicted: rows whose importance is predicted, and the policies that do it.
         """
         chunks = plan.chunks
         self._update_tables(chunks)
@@ -51,6 +63,7 @@ class BatchBuilder:
         kv_starts = np.array([chunk.kv_start for chunk in chunks])
         rows = np.array([chunk.sequence.row for chunk in chunks])
         ids = [t for c in chunks for t in c.sequence.tokens[c.start : c.start + c.count]]
+        input_ids = self._move(np.array([ids], dtype=np.int64))
         first = np.concatenate([[0], np.cumsum(counts)])  # packed row of each chunk
         within = np.arange(first[-1]) - np.repeat(first[:-1], counts)
         positions = np.repeat(starts, counts) + within
@@ -58,11 +71,7 @@ class BatchBuilder:
         sampled = [first[i + 1] - 1 for i, chunk in enumerate(chunks) if chunk.samples]
         decodes = int((counts == 1).sum())
         lengths = (kv_starts + counts).astype(np.int32)
-        spans = [
-            (int(first[i]), int(rows[i]), chunk.start, chunk.count)
-            for i, chunk in enumerate(chunks)
-            if rows[i] in watched
-        ]
+        placed = list(zip(first.tolist(), chunks, strict=False))
         context = ForwardContext(
             pool=self._pool,
             ring=self._ring,
@@ -75,14 +84,39 @@ class BatchBuilder:
             chunk_tables=self._move(self._trimmed(rows[decodes:], lengths[decodes:])),
             chunk_lengths=self._move(lengths[decodes:]),
             chunk_starts=self._move((first[decodes:] - decodes).astype(np.int32)),
-            ring_write=self._ring.plan_write(spans) if self._ring else None,
+            ring_write=self._ring_write(placed, watched),
+            importance=self._importance,
+            importance_writes=self._importance_writes(placed, predicted, input_ids[0]),
         )
         return Batch(
-            input_ids=self._move(np.array([ids], dtype=np.int64)),
+            input_ids=input_ids,
             position_ids=self._move(positions[None].astype(np.int64)),
             sampled_rows=self._move(np.array(sampled, dtype=np.int64)),
             context=context,
         )
+
+    def _ring_write(
+        self, placed: list[tuple[int, Chunk]], watched: set[int | None]
+    ) -> RingWrite | None:
+        if self._ring is None:
+            return None
+        spans = [
+            (first, chunk.sequence.row, chunk.start, chunk.count)
+            for first, chunk in placed
+            if chunk.sequence.row is not None and chunk.sequence.row in watched
+        ]
+        return self._ring.plan_write(spans)
+
+    def _importance_writes(
+        self, placed: list[tuple[int, Chunk]], predicted: dict[int | None, str], ids: torch.Tensor
+    ) -> list[ImportanceWrite]:
+        if self._importance is None:
+            return []
+        by_policy: dict[str, list[tuple[int, Chunk]]] = defaultdict(list)
+        for first, chunk in placed:
+            if chunk.sequence.row in predicted:
+                by_policy[predicted[chunk.sequence.row]].append((first, chunk))
+        return self._importance.plan_writes(by_policy, ids)
 
     def _update_tables(self, chunks: list[Chunk]) -> None:
         for chunk in chunks:

@@ -7,9 +7,11 @@ context reaches every layer of every architecture.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
+from engine.importance import ImportanceStore, ImportanceWrite
 from engine.kv_pool import KvPool
 from engine.query_ring import QueryRing, RingWrite
 
@@ -30,6 +32,8 @@ class ForwardContext:
     chunk_lengths: torch.Tensor  # [chunks] int32, the chunk included
     chunk_starts: torch.Tensor  # [chunks + 1] int32, in the packed rows after the decodes
     ring_write: RingWrite | None
+    importance: ImportanceStore | None = None
+    importance_writes: list[ImportanceWrite] = field(default_factory=list)
     layers_seen: set[int] = field(default_factory=set)
 
 
@@ -45,6 +49,14 @@ def forward_context(context: ForwardContext) -> Iterator[ForwardContext]:
         yield context
     finally:
         _current = None
+
+
+def predict_importance(model: torch.nn.Module, inputs: object, output: Any) -> None:
+    """Forward hook of the base model: hands its last hidden states to the step's predictions."""
+    context = current_context()
+    if context.importance is not None:
+        for write in context.importance_writes:
+            context.importance.write(write, output.last_hidden_state[0])
 
 
 def current_context() -> ForwardContext:

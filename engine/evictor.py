@@ -10,12 +10,13 @@ import torch
 
 from engine.eviction import POLICIES
 from engine.eviction.base import EvictionPolicy, build
+from engine.eviction.selection import lowest_blocks
 from engine.mass import MassCounter
 from engine.views import ViewBuilder
 from kernels.compact_kv import compact_kv
 from scheduler.budget import Budget
 from scheduler.plan import Chunk, Eviction
-from scheduler.request import Sequence
+from scheduler.request import Request, Sequence
 
 
 class Evictor:
@@ -37,20 +38,33 @@ class Evictor:
 
     def watches(self, sequence: Sequence) -> bool:
         """Whether the sequence's queries must go to the ring: only if it can ever be evicted."""
-        request = sequence.request
-        total = request.max_new_tokens + len(request.prompt)
-        if request.budget is None or total <= request.budget.cap:
+        if not _evictable(sequence):
             return False
         policy = self.policy(sequence)
         return policy.needs_mass or policy.needs_queries > 0
 
-    def warm_up(self) -> None:
-        """Compiles compaction; moves nothing."""
+    def predictor(self, sequence: Sequence) -> str | None:
+        """The policy that predicts importance of the sequence's tokens, if one must."""
+        if not _evictable(sequence):
+            return None
+        policy = self.policy(sequence)
+        return policy.name if policy.needs_importance else None
+
+    def warm_up(self, policies: list[str]) -> None:
+        """Compiles compaction and what these policies rank with; moves nothing."""
         pool = self._views.pool
         layers, kv_heads = pool.keys.shape[0], pool.keys.shape[2]
         kept = torch.zeros(1, layers, kv_heads, 1, dtype=torch.int64, device=self._views.device)
         self._compact(self._views.tables([[0]]), kept, with_mass=False)
         self._compact(self._views.tables([[0]]), kept, with_mass=True)
+        sequence = Sequence(Request(key=-1, prompt=(0,), max_new_tokens=1), 0, [0], row=0)
+        none = torch.zeros(1, dtype=torch.int64, device=self._views.device)
+        for name in policies:
+            policy, tables = POLICIES[name](), self._views.tables([[0]])
+            view = self._views.build(policy, [sequence], tables, [1], 1)
+            if policy.needs_mass:
+                view = self._mass.count(view, [sequence], tables)
+            policy.select(view, 1, pinned=none, recent=none)
 
     def evict(self, evictions: list[Eviction]) -> None:
         """Compacts every sequence of a plan, before anything of the plan is written."""
@@ -61,18 +75,29 @@ class Evictor:
         for group in groups.values():
             self._evict_group(group)
 
+    def choose_blocks(self, sequence: Sequence, candidates: list[int], count: int) -> list[int]:
+        """Of a sequence's full blocks, oldest first, the `count` that its policy ranks lowest."""
+        size = self._views.pool.block_size
+        policy, tables = self.policy(sequence), self._views.tables([candidates])
+        view = self._views.build(
+            policy, [sequence], tables, [sequence.computed], len(candidates) * size
+        )
+        lowest = lowest_blocks(policy.score(view)[0], size, count)
+        return [candidates[index] for index in lowest]
+
     def before_forward(self, watched: list[Chunk]) -> None:
         """Counts received attention that the step's queries would push out of the ring."""
-        chunks = [chunk for chunk in watched if self.policy(chunk.sequence).needs_mass]
+        policies = {chunk.sequence: self.policy(chunk.sequence) for chunk in watched}
+        chunks = [chunk for chunk in watched if policies[chunk.sequence].needs_mass]
         if chunks:
-            self._mass.before_forward(chunks)
+            self._mass.before_forward(policies, chunks)
 
     def _evict_group(self, group: list[Eviction]) -> None:
         sequences = [eviction.sequence for eviction in group]
         policy = self.policy(sequences[0])
         tables = self._views.tables(eviction.blocks for eviction in group)
         positions = [eviction.position for eviction in group]
-        view = self._views.build(sequences, tables, positions, group[0].tokens)
+        view = self._views.build(policy, sequences, tables, positions, group[0].tokens)
         if policy.needs_mass:
             view = self._mass.count(view, sequences, tables)
         budgets = [_budget(sequence) for sequence in sequences]
@@ -95,6 +120,13 @@ class Evictor:
             slot_mass=pool.mass if with_mass else None,
             impl=self._impl,
         )
+
+
+def _evictable(sequence: Sequence) -> bool:
+    """Whether it can ever hold more than its floor."""
+    request = sequence.request
+    total = request.max_new_tokens + len(request.prompt)
+    return request.budget is not None and total > request.budget.floor
 
 
 def _budget(sequence: Sequence) -> Budget:

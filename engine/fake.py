@@ -11,6 +11,7 @@ from engine.config import FAKE_MODEL, EngineConfig
 from engine.messages import ModelInfo, PolicyInfo
 from engine.runner_api import build_model_info
 from scheduler.plan import Chunk, StepPlan, StepResult, TopLogprobs
+from scheduler.request import Sequence
 
 VOCABULARY = 257  # one token per byte, then the end token
 END_TOKEN = 256  # the arithmetic never reaches it
@@ -41,8 +42,12 @@ class FakeRunner:
             policies=[
                 PolicyInfo("r_kv", "stands in for the default policy; moves nothing", 0.125, []),
                 PolicyInfo("window", "stands in for the newest tokens; moves nothing", 0.125, []),
+                PolicyInfo("paged_eviction", "the oldest blocks go", 0.125, [], whole_blocks=True),
             ],
         )
+
+    def choose_blocks(self, sequence: Sequence, candidates: list[int], count: int) -> list[int]:
+        return candidates[:count]
 
     def execute(self, plan: StepPlan) -> StepResult:
         if self._config.fake_step_seconds:

@@ -4,7 +4,7 @@ import time
 
 from engine.messages import ModelInfo, PolicyInfo, Submit
 from scheduler.budget import BudgetLimits, resolve
-from scheduler.errors import InvalidRequest
+from scheduler.errors import InvalidRequest, PolicyUnavailable
 from scheduler.request import Request
 
 
@@ -13,6 +13,7 @@ def build_request(submit: Submit, model: ModelInfo) -> Request:
 
     Raises:
         InvalidRequest: naming the field, what is allowed and what to do.
+        PolicyUnavailable: the engine lacks what the policy needs.
     """
     room = model.max_sequence_tokens - len(submit.prompt)
     if not submit.prompt or room < 1:
@@ -35,7 +36,10 @@ def build_request(submit: Submit, model: ModelInfo) -> Request:
         prompt_tokens=len(submit.prompt),
         max_new_tokens=submit.max_new_tokens or room,
         recent_share=policy.recent_share,
+        unit=model.block_size if policy.whole_blocks else 1,
     )
+    if budget is not None and policy.unavailable:
+        raise PolicyUnavailable(policy.name, policy.unavailable)
     max_new = submit.max_new_tokens or room
     if budget is None and submit.max_new_tokens is None:
         pool = model.total_blocks * model.block_size - len(submit.prompt)

@@ -7,12 +7,13 @@ import torch
 
 @dataclass(frozen=True)
 class KvShape:
-    """One entry of the cache, as the model's attention makes it."""
+    """One entry of the cache, as the model's attention makes it, and the state it is made from."""
 
     layers: int
     heads: int  # query heads
     kv_heads: int
     head_dim: int
+    hidden_size: int
     dtype: torch.dtype
 
     @property
@@ -33,23 +34,37 @@ class KvPool:
         self.values = torch.zeros(*slots, shape.head_dim, dtype=shape.dtype, device=device)
         self.positions = torch.zeros(slots, dtype=torch.int32, device=device)
         self.mass = torch.zeros(slots, dtype=torch.float32, device=device)
+        layer = torch.arange(shape.layers, device=device)[:, None, None] * blocks
+        head = torch.arange(shape.kv_heads, device=device)[:, None]
+        self._first_runs = layer * shape.kv_heads + head  # [layers, kv_heads, 1], of block 0
 
     def blocks_for(self, tokens: int) -> int:
         return -(-tokens // self.block_size)
 
-    def gather(self, pool: torch.Tensor, tables: torch.Tensor, tokens: int) -> torch.Tensor:
+    def runs(self, tables: torch.Tensor) -> torch.Tensor:
+        """Where the blocks of some sequences are in each layer and head, for `gather`.
+
+        Args:
+            tables: [sequences, blocks] int64.
+
+        Returns:
+            [sequences, layers, kv_heads, blocks] int64, counted in runs of block_size slots.
+        """
+        return tables[:, None, None] * self.shape.kv_heads + self._first_runs
+
+    def gather(self, pool: torch.Tensor, runs: torch.Tensor, tokens: int) -> torch.Tensor:
         """Entries of some sequences in cache order.
 
         Args:
             pool: one of keys, values, positions, mass.
-            tables: [sequences, blocks] int64, enough blocks for `tokens`.
+            runs: of their tables, with enough blocks for `tokens`.
             tokens: entries each sequence holds.
 
         Returns:
             [sequences, layers, kv_heads, tokens, ...], a copy.
         """
-        entries = pool[:, tables]  # [layers, sequences, blocks, kv_heads, block_size, ...]
-        entries = entries.movedim(0, 1).movedim(3, 2)
+        flat = pool.view(-1, *pool.shape[3:])  # [runs, block_size, ...]
+        entries = flat.index_select(0, runs.view(-1)).view(*runs.shape, *pool.shape[3:])
         return entries.flatten(3, 4)[:, :, :, :tokens]
 
     def scatter_mass(self, tables: torch.Tensor, mass: torch.Tensor, first_block: int) -> None:

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 from engine.attention import register_attention
 from engine.config import EngineConfig
 from engine.kv_pool import KvShape
+from engine.rotary import rotary_frequencies
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -24,6 +25,7 @@ class LoadedModel:
     vocabulary_size: int
     max_sequence_tokens: int
     eos_token_ids: list[int]
+    frequencies: torch.Tensor | None  # rotary, as CacheView has them
 
 
 def load_model(config: EngineConfig, device: torch.device) -> LoadedModel:
@@ -53,6 +55,7 @@ def adopt_model(model: Any, max_sequence_tokens: int | None) -> LoadedModel:
         heads=heads,
         kv_heads=getattr(text, "num_key_value_heads", None) or heads,
         head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
+        hidden_size=text.hidden_size,
         dtype=model.dtype,
     )
     limit = getattr(text, "max_position_embeddings", None) or 32768
@@ -64,6 +67,7 @@ def adopt_model(model: Any, max_sequence_tokens: int | None) -> LoadedModel:
         vocabulary_size=text.vocab_size,
         max_sequence_tokens=min(max_sequence_tokens or limit, limit),
         eos_token_ids=_end_tokens(model),
+        frequencies=rotary_frequencies(model, shape),
     )
 
 

@@ -27,7 +27,7 @@ from engine.messages import (
 )
 from engine.runner_api import Runner
 from scheduler.config import SchedulerConfig
-from scheduler.errors import InvalidRequest, QueueFull
+from scheduler.errors import InvalidRequest, PolicyUnavailable, QueueFull
 from scheduler.plan import Drawn, StepPlan
 from scheduler.scheduler import Scheduler
 
@@ -38,7 +38,7 @@ class EngineLoop:
     def __init__(self, runner: Runner, config: SchedulerConfig, connection: Connection) -> None:
         self._runner = runner
         self._model = runner.describe()
-        self._scheduler = Scheduler(config, runner.total_blocks)
+        self._scheduler = Scheduler(config, runner.total_blocks, runner.choose_blocks)
         self._connection = connection
         self._accepted: list[Accepted] = []
         self._refused: list[Refused] = []
@@ -80,6 +80,10 @@ class EngineLoop:
             blocks = self._scheduler.submit(request)
         except InvalidRequest as error:
             self._refused.append(Refused(submit.key, Refusal.INVALID, error.field, error.message))
+        except PolicyUnavailable as error:
+            self._refused.append(
+                Refused(submit.key, Refusal.UNAVAILABLE_POLICY, "kv_budget.policy", str(error))
+            )
         except QueueFull as error:
             self._refused.append(
                 Refused(submit.key, Refusal.QUEUE_FULL, "", str(error), error.retry_seconds)
@@ -97,6 +101,7 @@ class EngineLoop:
                     sink_tokens=budget.pinned if budget else 0,
                     reclaim_tokens=budget.reclaim if budget else 0,
                     blocks_promised=blocks,
+                    min_tokens=budget.floor if budget else 0,
                 )
             )
 
@@ -146,6 +151,8 @@ class EngineLoop:
             tokens_evicted_total=dict(totals.evicted),
             eviction_rounds_total=dict(totals.rounds),
             ignored_events_total=self._ignored,
+            tokens_pressed_total=totals.pressed,
+            tokens_elastic=sum(sequence.elastic_tokens for sequence in scheduler.running),
         )
 
 

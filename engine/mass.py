@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from engine.eviction.attention import accumulated
-from engine.eviction.base import CacheView
+from engine.eviction.base import CacheView, EvictionPolicy
 from engine.views import ViewBuilder
 from scheduler.plan import Chunk
 from scheduler.request import Sequence
@@ -37,25 +37,27 @@ class MassCounter:
             self._uncounted[sequence] = 0
         return replace(view, mass=mass)
 
-    def before_forward(self, chunks: list[Chunk]) -> None:
+    def before_forward(self, policies: dict[Sequence, EvictionPolicy], chunks: list[Chunk]) -> None:
         """Counts what this step's queries would overwrite, then books this step's queries.
 
         Args:
-            chunks: of sequences whose policy reads mass, after the plan's evictions.
+            policies: of the chunks' sequences; all of them read mass.
+            chunks: after the plan's evictions.
         """
         assert self._views.ring is not None
         size = self._views.ring.size
-        due: dict[tuple[int, int], list[Chunk]] = defaultdict(list)
+        due: dict[tuple[EvictionPolicy, int, int], list[Chunk]] = defaultdict(list)
         for chunk in chunks:
             uncounted = self._uncounted.get(chunk.sequence, 0)
             if uncounted and uncounted + chunk.count > size:
                 blocks = self._views.pool.blocks_for(chunk.kv_start)
-                due[chunk.kv_start, blocks].append(chunk)
-        for (tokens, blocks), group in due.items():
+                due[policies[chunk.sequence], chunk.kv_start, blocks].append(chunk)
+        for (policy, tokens, blocks), group in due.items():
             sequences = [chunk.sequence for chunk in group]
             tables = self._views.tables(s.blocks[:blocks] for s in sequences)
             starts = [chunk.start for chunk in group]
-            self.count(self._views.build(sequences, tables, starts, tokens), sequences, tables)
+            view = self._views.build(policy, sequences, tables, starts, tokens)
+            self.count(view, sequences, tables)
         for chunk in chunks:
             counted = self._uncounted.get(chunk.sequence, 0)
             self._uncounted[chunk.sequence] = min(counted + chunk.count, size)

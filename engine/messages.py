@@ -69,6 +69,9 @@ class PolicyInfo(msgspec.Struct, array_like=True, frozen=True):
     summary: str
     recent_share: float
     settings: list[PolicySetting]
+    needs: str = ""  # beside the cache, for people
+    unavailable: str = ""  # why requests that name it are refused, and what to do
+    whole_blocks: bool = False  # entries go in blocks, so budgets round to these
 
 
 class ModelInfo(msgspec.Struct, array_like=True, frozen=True):
@@ -111,12 +114,14 @@ class Accepted(msgspec.Struct, array_like=True, frozen=True):
     sink_tokens: int
     reclaim_tokens: int
     blocks_promised: int
+    min_tokens: int = 0  # the floor; equal to kv_budget unless elastic
 
 
 class Refusal(StrEnum):
     """Why a request was not accepted."""
 
     INVALID = "invalid"
+    UNAVAILABLE_POLICY = "unavailable_policy"
     QUEUE_FULL = "queue_full"
 
 
@@ -165,6 +170,8 @@ class Load(msgspec.Struct, array_like=True, frozen=True):
     tokens_evicted_total: dict[str, int] = {}
     eviction_rounds_total: dict[str, int] = {}
     ignored_events_total: int = 0  # for keys that were no longer known
+    tokens_pressed_total: int = 0  # evicted below a cap, because blocks lacked
+    tokens_elastic: int = 0  # held above floors
 
 
 class Step(msgspec.Struct, tag=True, array_like=True, frozen=True):

@@ -58,7 +58,7 @@ class QueryRing:
         self._queries[layer].index_put_((write.rows, write.places), queries[write.tokens])
 
     def read(
-        self, rows: list[int], newest: list[int], oldest: list[int]
+        self, rows: list[int], newest: list[int], oldest: list[int], recent: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The recent queries of some sequences.
 
@@ -66,16 +66,19 @@ class QueryRing:
             rows: their rows.
             newest: logical position of each one's newest query.
             oldest: first logical position each one computed itself.
+            recent: queries to read, at most the ring's size.
 
         Returns:
-            queries [sequences, layers, heads, size, head_dim] float32, newest last; their positions
-            [sequences, size] int32, negative where there is no such query.
+            queries [sequences, layers, heads, recent, head_dim] float32, newest last; their
+            positions [sequences, recent] int32, negative where there is no such query.
         """
-        back = np.arange(self.size - 1, -1, -1)
-        positions = np.array(newest)[:, None] - back  # [sequences, size]
-        places = torch.from_numpy(positions % self.size).to(self._device)
-        row_index = torch.tensor(rows, device=self._device)[:, None]
-        queries = self._queries[:, row_index, places]  # [layers, sequences, size, heads, dim]
+        layers, all_rows, size, heads, head_dim = self._queries.shape
+        positions = np.array(newest)[:, None] - np.arange(recent - 1, -1, -1)
+        places = np.array(rows)[:, None] * size + positions % size  # [sequences, recent]
+        places = np.arange(layers)[:, None] * (all_rows * size) + places[:, None]
+        index = torch.from_numpy(places.reshape(-1)).to(self._device)
+        queries = self._queries.view(-1, heads, head_dim).index_select(0, index)
+        queries = queries.view(*places.shape, heads, head_dim).transpose(2, 3)
         positions = np.where(positions >= np.array(oldest)[:, None], positions, -1)
         on_device = torch.from_numpy(positions.astype(np.int32)).to(self._device)
-        return queries.permute(1, 0, 3, 2, 4).float(), on_device
+        return queries.float(), on_device

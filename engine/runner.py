@@ -5,12 +5,14 @@ import time
 
 import torch
 
+from engine.artifacts import Artifact, load_artifacts
 from engine.batch import Batch, BatchBuilder
 from engine.config import EngineConfig
-from engine.context import forward_context
+from engine.context import forward_context, predict_importance
 from engine.eviction import POLICIES
 from engine.eviction.base import build, describe
 from engine.evictor import Evictor
+from engine.importance import ImportanceStore
 from engine.kv_pool import KvPool
 from engine.loader import LoadedModel, load_model
 from engine.messages import ModelInfo, PolicyInfo
@@ -47,8 +49,21 @@ class ModelRunner:
         self._ring = ring
         limit = min(self._loaded.max_sequence_tokens, self.total_blocks * settings.block_size)
         blocks = -(-limit // settings.block_size)
-        self._batches = BatchBuilder(pool, ring, settings.max_running, blocks, impl)
-        self._evictor = Evictor(ViewBuilder(pool, ring, self._loaded.scale), impl)
+        artifacts, self._lacking = load_artifacts(config.model, shape, self._device)
+        self._importance = self._importance_store(artifacts)
+        self._batches = BatchBuilder(
+            pool, ring, self._importance, settings.max_running, blocks, impl
+        )
+        views = ViewBuilder(
+            pool,
+            ring,
+            self._loaded.scale,
+            self._loaded.frequencies,
+            artifacts,
+            self._importance,
+            impl,
+        )
+        self._evictor = Evictor(views, impl)
         self._warm_up()
 
     def describe(self) -> ModelInfo:
@@ -64,7 +79,7 @@ class ModelRunner:
             device=str(self._device),
             kernels=self._kernels,
             eos_token_ids=loaded.eos_token_ids,
-            policies=self._offered(),
+            policies=self._policies(),
         )
 
     @torch.inference_mode()
@@ -75,13 +90,20 @@ class ModelRunner:
             self._evictor.evict(plan.evictions)
             self._evictor.before_forward(watched)
             self.eviction_seconds += time.perf_counter() - started
-        batch = self._batches.build(plan, {c.sequence.row for c in watched})
+        batch = self._batches.build(plan, {c.sequence.row for c in watched}, self._predicted(plan))
         draws = [_draw(chunk) for chunk in plan.chunks if chunk.samples]
         logits = self._forward(batch)
         if not draws:
             return StepResult([])
         tokens = sample(logits, draws)
         return StepResult(tokens, top_logprobs(logits, draws, tokens))
+
+    @torch.inference_mode()
+    def choose_blocks(self, sequence: Sequence, candidates: list[int], count: int) -> list[int]:
+        started = time.perf_counter()
+        chosen = self._evictor.choose_blocks(sequence, candidates, count)
+        self.eviction_seconds += time.perf_counter() - started
+        return chosen
 
     def _forward(self, batch: Batch) -> torch.Tensor:
         """Logits [draws, vocabulary] of the packed rows that are drawn from."""
@@ -95,15 +117,38 @@ class ModelRunner:
         logits: torch.Tensor = outputs.logits[0]
         return logits
 
-    def _offered(self) -> list[PolicyInfo]:
-        """The policies whose defaults this query ring can serve."""
+    def _importance_store(self, artifacts: dict[str, Artifact]) -> ImportanceStore | None:
+        """Where predicted importance goes, fed by the model; None if no policy here predicts."""
+        learned = {name: a for name, a in artifacts.items() if POLICIES[name].needs_importance}
+        if not learned:
+            return None
+        self._loaded.model.base_model.register_forward_hook(predict_importance)  # type: ignore
+        rows, positions = self._config.scheduler.max_running, self._loaded.max_sequence_tokens
+        return ImportanceStore(learned, rows, positions, self._device)
+
+    def _predicted(self, plan: StepPlan) -> dict[int | None, str]:
+        """Rows whose tokens' importance is predicted, and the policies that do it."""
+        if self._importance is None:
+            return {}
+        policies = {c.sequence.row: self._evictor.predictor(c.sequence) for c in plan.chunks}
+        return {row: policy for row, policy in policies.items() if policy is not None}
+
+    def _policies(self) -> list[PolicyInfo]:
+        """All policies, each with the reason if this engine cannot serve it."""
         ring = self._ring.size if self._ring else 0
-        offered = []
-        for policy in POLICIES.values():
-            built = build(policy, {})
-            if max(built.needs_queries, int(built.needs_mass)) <= ring:
-                offered.append(describe(policy, ring))
-        return offered
+        described = []
+        for name, policy in POLICIES.items():
+            queries = max(build(policy, {}).needs_queries, int(policy.needs_mass))
+            lacking = self._lacking.get(name, "")
+            if queries > ring:
+                lacking = (
+                    f"it reads the last {queries} queries and this server keeps {ring}; start it "
+                    f"with --query-ring {queries} or more"
+                )
+            elif policy.needs_frequencies and self._loaded.frequencies is None:
+                lacking = "it needs rotary positions, which this model does not have"
+            described.append(describe(policy, None if lacking else ring, lacking))
+        return described
 
     @torch.inference_mode()
     def _warm_up(self) -> None:
@@ -112,9 +157,9 @@ class ModelRunner:
             sequence = Sequence(Request(key=-1, prompt=(0, 0), max_new_tokens=1), 0, [0, 0])
             sequence.blocks, sequence.row = [0], 0
             plan = StepPlan(chunks=[Chunk(sequence, 2 - count, count, 2 - count, True)])
-            batch = self._batches.build(plan, set())
+            batch = self._batches.build(plan, set(), {})
             self._forward(batch)
-        self._evictor.warm_up()
+        self._evictor.warm_up([p.name for p in self._policies() if not p.unavailable])
         layers = self._loaded.shape.layers
         if batch.context.layers_seen != set(range(layers)):
             raise ValueError(

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 from engine.config import EngineConfig
 from engine.messages import ModelInfo
 from scheduler.plan import StepPlan, StepResult
+from scheduler.request import Sequence
 
 
 class Runner(Protocol):
@@ -15,6 +16,18 @@ class Runner(Protocol):
 
     def describe(self) -> ModelInfo:
         """What it serves."""
+        ...
+
+    def choose_blocks(self, sequence: Sequence, candidates: list[int], count: int) -> list[int]:
+        """Which full blocks of a sequence go, where its policy evicts whole blocks.
+
+        Called while a step is planned.
+
+        Args:
+            sequence: running.
+            candidates: blocks of its table that may go, oldest first; what they hold is written.
+            count: how many go; at most as many as there are.
+        """
         ...
 
     def execute(self, plan: StepPlan) -> StepResult:

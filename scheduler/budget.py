@@ -1,4 +1,4 @@
-"""What a KV budget resolves to: cap, pinned tokens, reclaim. See docs/budgets.md.
+"""What a KV budget resolves to: cap, floor, pinned tokens, reclaim. See docs/budgets.md.
 
 Knows nothing of policies but the share of recent tokens that each asks for.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from scheduler.errors import InvalidRequest
 
 RECENT_SHARE = 1 / 8  # of the cap; a policy may ask for more
-SEARCH_STEPS = 200  # for the smallest cap; each comes closer by the recent share at least
+SEARCH_STEPS = 200  # for the smallest floor; each comes closer by the recent share at least
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class BudgetRequest:
     sink_tokens: int | None = None
     reclaim_tokens: int | None = None
     evict_prompt: bool = False
+    min_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,22 @@ class Budget:
     pinned: int  # oldest tokens, never evicted: the prompt, or the sinks
     reclaim: int  # freed by one round
     evict_prompt: bool = False
+    min_tokens: int | None = None  # what pressure may take it down to; None: not elastic
+    unit: int = 1  # entries evicted together: 1, or a block where whole blocks go
+
+    @property
+    def elastic(self) -> bool:
+        return self.min_tokens is not None
+
+    @property
+    def floor(self) -> int:
+        """What it may hold however short of blocks the pool is; the cap, if it is not elastic."""
+        return _or(self.min_tokens, self.cap)
 
     @property
     def least(self) -> int:
-        """Tokens that a cap must hold for a round to free what it should."""
-        return self.pinned + self.recent + self.reclaim
+        """Tokens that a floor must hold for a round to free what it should."""
+        return whole(self.pinned, self.unit) + self.recent + self.reclaim
 
     @property
     def keep(self) -> int:
@@ -90,45 +102,59 @@ def resolve(
     prompt_tokens: int,
     max_new_tokens: int,
     recent_share: float = RECENT_SHARE,
+    unit: int = 1,
 ) -> Budget | None:
     """The budget in force, or None for no budget.
 
+    Defaults are those of the floor: where nothing is spare, an elastic budget is one of its floor.
+
     Raises:
-        InvalidRequest: above the ceiling, or too small to ever hold what it pins. The message
-            names the smallest cap that fits.
+        InvalidRequest: above the ceiling, a floor above the cap, or too small to ever hold what it
+            pins. The message names the smallest cap or floor that fits.
     """
     cap = _cap(asked, limits)
+    floor = _floor(asked, cap)
     if cap == 0:
         return None
 
-    def build(cap: int) -> Budget:
-        sinks = _or(asked.sink_tokens, default_sinks(cap))
+    def build(tokens: int) -> Budget:
+        """With a floor of `tokens`, and a cap that is not below it."""
+        sinks = _or(asked.sink_tokens, default_sinks(tokens))
         return Budget(
-            cap=cap,
+            cap=max(tokens, cap),
             policy=asked.policy or limits.default_policy,
             policy_settings=asked.policy_settings,
-            recent=_or(asked.recent_tokens, default_recent(cap, recent_share)),
+            recent=_or(asked.recent_tokens, default_recent(tokens, recent_share)),
             pinned=sinks if asked.evict_prompt else max(prompt_tokens, sinks),
-            reclaim=_or(asked.reclaim_tokens, default_reclaim(cap)),
+            reclaim=whole(_or(asked.reclaim_tokens, default_reclaim(tokens)), unit),
             evict_prompt=asked.evict_prompt,
+            min_tokens=tokens if tokens < cap else None,
+            unit=unit,
         )
 
-    budget = build(cap)
+    budget = build(floor)
     never_reached = prompt_tokens + max_new_tokens
-    if never_reached <= cap or _holds(budget):
+    if never_reached <= floor or _holds(budget):
         return budget
-    smallest = min(_smallest(build, cap + 1) or never_reached, never_reached)
+    smallest = min(_smallest(build, floor + 1) or never_reached, never_reached)
+    raise _too_small(budget if smallest <= cap else build(cap), smallest, limits)
+
+
+def _too_small(budget: Budget, smallest: int, limits: BudgetLimits) -> InvalidRequest:
+    """Why `budget` is refused; `smallest` is what its floor would have to be."""
+    noun = "floor" if budget.elastic else "budget"
     hint = (
-        f"the smallest budget that fits is {smallest}"
+        f"the smallest {noun} that fits is {smallest}"
         if smallest <= (limits.max_tokens or smallest)
         else "ask for fewer recent, sink or reclaim tokens"
     )
-    pinned = "sinks" if asked.evict_prompt else "prompt"
-    raise InvalidRequest(
-        "kv_budget.max_tokens",
-        f"{cap} is too small for {pinned} {budget.pinned} + recent {budget.recent} + reclaim "
-        f"{budget.reclaim}; {hint}"
-        + ("" if asked.evict_prompt else ", or set evict_prompt to let the prompt go too"),
+    blocks = f", in whole blocks of {budget.unit}" if budget.unit > 1 else ""
+    pinned = "sinks" if budget.evict_prompt else "prompt"
+    return InvalidRequest(
+        "kv_budget.min_tokens" if budget.elastic else "kv_budget.max_tokens",
+        f"{budget.floor} is too small for {pinned} {budget.pinned} + recent {budget.recent} + "
+        f"reclaim {budget.reclaim}{blocks}; {hint}"
+        + ("" if budget.evict_prompt else ", or set evict_prompt to let the prompt go too"),
     )
 
 
@@ -143,21 +169,36 @@ def _cap(asked: BudgetRequest, limits: BudgetLimits) -> int:
     return asked.max_tokens
 
 
+def _floor(asked: BudgetRequest, cap: int) -> int:
+    floor = _or(asked.min_tokens, cap)
+    if floor > cap:
+        most = f"send at most {cap}, or raise max_tokens" if cap else "set max_tokens as well"
+        raise InvalidRequest(
+            "kv_budget.min_tokens", f"got {floor}, above the budget of {cap or 'none'}; {most}"
+        )
+    return floor
+
+
 def _holds(budget: Budget) -> bool:
-    return budget.reclaim >= 1 and budget.least <= budget.cap
+    return budget.reclaim >= 1 and budget.least <= budget.floor
 
 
-def _smallest(build: Callable[[int], Budget], cap: int) -> int | None:
-    """The smallest cap that holds what it pins, `cap` or above; None if there seems to be none.
+def _smallest(build: Callable[[int], Budget], tokens: int) -> int | None:
+    """The smallest floor that holds what it pins, `tokens` or above; None if there seems none.
 
-    What a cap must hold never falls as it rises, so steps up to that cannot pass the smallest.
+    What a floor must hold never falls as it rises, so steps up to that cannot pass the smallest.
     """
     for _ in range(SEARCH_STEPS):
-        budget = build(cap)
+        budget = build(tokens)
         if _holds(budget):
-            return cap
-        cap = max(cap, budget.least)
+            return tokens
+        tokens = max(tokens, budget.least)
     return None
+
+
+def whole(tokens: int, unit: int) -> int:
+    """`tokens`, rounded up to whole units."""
+    return -(-tokens // unit) * unit
 
 
 def _or(value: int | None, default: int) -> int:

@@ -2,6 +2,7 @@
 
 SchedulerError
 ├── InvalidRequest   a field is out of range or can never fit      → INVALID_ARGUMENT
+├── PolicyUnavailable  this server lacks what the policy needs     → FAILED_PRECONDITION
 └── QueueFull        too many requests wait already                → RESOURCE_EXHAUSTED
 """
 
@@ -17,6 +18,13 @@ class InvalidRequest(SchedulerError):
         super().__init__(f"{field}: {message}")
         self.field = field  # path in the contract, for example "kv_budget.max_tokens"
         self.message = message
+
+
+class PolicyUnavailable(SchedulerError):
+    """The policy exists, and what it needs does not."""
+
+    def __init__(self, policy: str, reason: str) -> None:
+        super().__init__(f"policy {policy} cannot be used on this server: {reason}")
 
 
 class QueueFull(SchedulerError):

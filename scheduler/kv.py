@@ -1,8 +1,8 @@
 """The KV ledger: which sequence holds and is promised which blocks.
 
-A sequence with a budget is promised its peak at admission, so it always finds its next block. One
-without grows into what is neither held nor promised, and may find nothing. Knows counts, not
-tensors; the runner moves the entries.
+A sequence with a budget is promised its floor at admission (the cap, unless it is elastic), so up
+to there it always finds its next block. Beyond, and without a budget, it grows into what is neither
+held nor promised, and may find nothing. Knows counts, not tensors; the runner moves the entries.
 """
 
 from collections.abc import Iterable
@@ -25,9 +25,18 @@ class KvLedger:
     def blocks_for(self, tokens: int) -> int:
         return -(-tokens // self.block_size)
 
-    def peak_blocks(self, request: Request) -> int:
-        """Blocks that one output of `request` may come to hold."""
-        return self.blocks_for(request.peak_tokens)
+    def needed_blocks(self, request: Request) -> int:
+        """Blocks that one output of `request` must be able to hold."""
+        return self.blocks_for(request.needed_tokens)
+
+    def surplus(self, sequence: Sequence) -> int:
+        """Blocks that a sequence with a budget holds beyond what it was promised."""
+        return max(len(sequence.blocks) - self.needed_blocks(sequence.request), 0)
+
+    def room(self, sequence: Sequence) -> int:
+        """Entries that a sequence with a budget may write into its own and into spare blocks."""
+        own = max(len(sequence.blocks), self.needed_blocks(sequence.request))
+        return (own + self.spare) * self.block_size - sequence.kv_tokens
 
     @property
     def spare(self) -> int:
@@ -35,18 +44,10 @@ class KvLedger:
         return self.pool.available - self.promised
 
     def admit(self, sequence: Sequence, watermark: int) -> bool:
-        """Gives a waiting sequence its shared prompt blocks and its promise, if both fit.
-
-        A budgeted sequence needs its peak. Another needs its known tokens and `watermark` blocks,
-        which keeps those already running from being preempted at once.
-        """
-        shared = self._shared_blocks(sequence)
-        if sequence.request.budget is not None:
-            needed = self.peak_blocks(sequence.request) - len(shared)
-        else:
-            needed = self.blocks_for(len(sequence.tokens)) - len(shared) + watermark
-        if needed > self.spare - sum(self.pool.is_idle(block) for block in shared):
+        """Gives a waiting sequence its shared prompt blocks and its promise, if both fit."""
+        if self.lacking_to_admit(sequence, watermark) > 0:
             return False
+        shared = self._shared_blocks(sequence)
         for block in shared:
             self.pool.retain(block)
         sequence.blocks = shared
@@ -56,10 +57,27 @@ class KvLedger:
         self.promised += self._owed(sequence)
         return True
 
+    def lacking_to_admit(self, sequence: Sequence, watermark: int) -> int:
+        """Spare blocks that lack for `admit`; none if not positive.
+
+        A sequence with a budget needs its promise. Another needs its known tokens and `watermark`
+        blocks, which keeps those already running from being preempted at once.
+        """
+        shared = self._shared_blocks(sequence)
+        if sequence.request.budget is not None:
+            needed = self.needed_blocks(sequence.request) - len(shared)
+        else:
+            needed = self.blocks_for(len(sequence.tokens)) - len(shared) + watermark
+        return needed - (self.spare - sum(self.pool.is_idle(block) for block in shared))
+
+    def lacking_to_grow(self, sequence: Sequence, tokens: int) -> int:
+        """Spare blocks that lack for `grow`; none if not positive."""
+        return self._missing(sequence, tokens) - self._owed(sequence) - self.spare
+
     def grow(self, sequence: Sequence, tokens: int) -> bool:
         """Makes room for `tokens` more entries; False (and nothing done) if blocks lack."""
-        missing = self.blocks_for(sequence.kv_tokens + tokens) - len(sequence.blocks)
-        if sequence.request.budget is None and missing > self.spare:
+        missing = self._missing(sequence, tokens)
+        if missing > self._owed(sequence) + self.spare:
             return False
         self.promised -= self._owed(sequence)
         sequence.blocks += [self.pool.allocate() for _ in range(missing)]
@@ -69,13 +87,25 @@ class KvLedger:
         return True
 
     def shrink(self, sequence: Sequence, tokens: int) -> None:
-        """Frees the blocks beyond `tokens` entries; the promise grows by as many."""
+        """Frees the blocks beyond `tokens` entries; those below its floor stay promised."""
         self.promised -= self._owed(sequence)
         keep = self.blocks_for(tokens)
         self._release(sequence.blocks[keep:])
         del sequence.blocks[keep:]
         sequence.table_clean = min(sequence.table_clean, keep)
         sequence.kv_tokens = tokens
+        self.promised += self._owed(sequence)
+
+    def drop(self, sequence: Sequence, blocks: list[int]) -> None:
+        """Takes full blocks out of a table, with their entries; those below its floor stay
+        promised."""
+        gone = set(blocks)
+        self.promised -= self._owed(sequence)
+        first = next(i for i, block in enumerate(sequence.blocks) if block in gone)
+        self._release(blocks)
+        sequence.blocks = [block for block in sequence.blocks if block not in gone]
+        sequence.table_clean = min(sequence.table_clean, first)
+        sequence.kv_tokens -= len(blocks) * self.block_size
         self.promised += self._owed(sequence)
 
     def release(self, sequence: Sequence) -> None:
@@ -111,10 +141,14 @@ class KvLedger:
         assert owed == self.promised, f"{self.promised} blocks are promised, {owed} are owed"
         assert self.promised <= self.pool.available, "a promise cannot be kept"
 
+    def _missing(self, sequence: Sequence, tokens: int) -> int:
+        return self.blocks_for(sequence.kv_tokens + tokens) - len(sequence.blocks)
+
     def _owed(self, sequence: Sequence) -> int:
+        """Promised blocks that it has not taken."""
         if sequence.request.budget is None:
             return 0
-        return self.peak_blocks(sequence.request) - len(sequence.blocks)
+        return max(self.needed_blocks(sequence.request) - len(sequence.blocks), 0)
 
     def _release(self, blocks: list[int]) -> None:
         for block in reversed(blocks):  # a prefix's tail idles longer ago than its head

@@ -33,6 +33,19 @@ class Chunk:
     samples: bool  # whether the last token's logits are drawn from
 
 
+def lay_out(sequence: Sequence, count: int, now: float) -> Chunk:
+    """The next `count` tokens of a sequence, from here on booked as computed."""
+    samples = sequence.pending == count
+    chunk = Chunk(sequence, sequence.computed, count, sequence.kv_tokens, samples)
+    sequence.computed += count
+    sequence.kv_tokens += count
+    usage = sequence.usage
+    usage.kv_tokens_peak = max(usage.kv_tokens_peak, sequence.kv_tokens)
+    if sequence.first_scheduled is None:
+        sequence.first_scheduled = now
+    return chunk
+
+
 @dataclass(frozen=True, slots=True)
 class StepPlan:
     """One step: evictions, then one packed forward of decodes and prefill chunks, then draws."""
@@ -85,3 +98,4 @@ class Totals:
     preemptions: int = 0
     evicted: Counter[str] = field(default_factory=Counter)  # KV tokens by policy
     rounds: Counter[str] = field(default_factory=Counter)  # by policy
+    pressed: int = 0  # KV tokens evicted below a cap because blocks lacked

@@ -51,10 +51,10 @@ class Request:
         return self.budget is None or not self.budget.evict_prompt
 
     @property
-    def peak_tokens(self) -> int:
-        """Most KV tokens that one output can hold."""
+    def needed_tokens(self) -> int:
+        """KV tokens that one output must be able to hold: its length, or its floor if less."""
         total = len(self.prompt) + self.max_new_tokens
-        return total if self.budget is None else min(total, self.budget.cap)
+        return total if self.budget is None else min(total, self.budget.floor)
 
 
 @dataclass
@@ -67,6 +67,7 @@ class Usage:
     kv_tokens_peak: int = 0
     kv_tokens_final: int = 0
     kv_tokens_evicted: int = 0
+    kv_tokens_pressed: int = 0  # of these, below the cap because blocks lacked
     eviction_rounds: int = 0
     kv_blocks_peak: int = 0
     preemptions: int = 0
@@ -109,6 +110,12 @@ class Sequence:
     def pending(self) -> int:
         """Known tokens whose KV is still to be written; 1 while decoding."""
         return len(self.tokens) - self.computed
+
+    @property
+    def elastic_tokens(self) -> int:
+        """KV entries above the floor of an elastic budget: what pressure could still take."""
+        budget = self.request.budget
+        return 0 if budget is None else max(self.kv_tokens - budget.floor, 0)
 
     @property
     def order(self) -> tuple[int, float, int, int]:

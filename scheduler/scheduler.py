@@ -10,9 +10,10 @@ import bisect
 from scheduler.config import SchedulerConfig
 from scheduler.errors import InvalidRequest, QueueFull
 from scheduler.kv import KvLedger
-from scheduler.plan import Chunk, Drawn, Eviction, StepPlan, StepResult, Totals
+from scheduler.plan import Chunk, Drawn, StepPlan, StepResult, Totals, lay_out
 from scheduler.queue import DeadlineQueue, Followers, WaitingQueue
 from scheduler.request import FinishReason, Request, Sequence
+from scheduler.rounds import ChooseBlocks, Rounds, oldest_blocks
 
 RETRY_SECONDS = 1.0  # what a refused caller is told to wait, times the queue's fill
 
@@ -20,7 +21,13 @@ RETRY_SECONDS = 1.0  # what a refused caller is told to wait, times the queue's 
 class Scheduler:
     """Decides what runs in every step. See docs/architecture.md for its invariants."""
 
-    def __init__(self, config: SchedulerConfig, total_blocks: int) -> None:
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        total_blocks: int,
+        choose_blocks: ChooseBlocks = oldest_blocks,
+    ) -> None:
+        """`choose_blocks` ranks for policies that evict whole blocks, while a step is planned."""
         if config.max_batch_tokens < config.max_running:
             raise ValueError(
                 f"max_batch_tokens is {config.max_batch_tokens}, which cannot hold one token of "
@@ -31,6 +38,7 @@ class Scheduler:
         self.waiting = WaitingQueue()
         self.running: list[Sequence] = []  # best order first
         self.totals = Totals()
+        self._choose_blocks = choose_blocks
         self._live: dict[int, list[Sequence]] = {}  # by request key
         self._followers = Followers()
         self._rows = list(range(config.max_running - 1, -1, -1))
@@ -59,14 +67,9 @@ class Scheduler:
         """
         if request.key in self._live:
             raise ValueError(f"request key {request.key} is live already")
-        peak, total = self.kv.peak_blocks(request), self.kv.pool.total
-        if peak > total:
-            size = total * self.config.block_size
-            raise InvalidRequest(
-                "stopping.max_tokens" if request.budget is None else "kv_budget.max_tokens",
-                f"one output may hold {request.peak_tokens} KV tokens, the whole pool holds {size};"
-                " ask for fewer tokens or a smaller KV budget",
-            )
+        needed = self.kv.needed_blocks(request)
+        if needed > self.kv.pool.total:
+            raise self._never_fits(request)
         if request.n > self.config.max_waiting:
             allowed = f"this server queues at most {self.config.max_waiting} outputs"
             raise InvalidRequest("sampling.n", f"got {request.n}; {allowed}")
@@ -86,7 +89,7 @@ class Scheduler:
                 self.waiting.push(sequence)
         if request.deadline is not None:
             self._deadlines.push(request.deadline, request.key)
-        return 0 if request.budget is None else peak
+        return 0 if request.budget is None else needed
 
     def cancel(self, key: int, reason: FinishReason = FinishReason.CANCELLED) -> bool:
         """Ends all outputs of a request at once; False if it is not live."""
@@ -115,25 +118,31 @@ class Scheduler:
         self._now = now
         for key in self._deadlines.passed(now):
             self.cancel(key, FinishReason.DEADLINE)
-        plan = StepPlan()
+        rounds = Rounds(self.kv, self.totals, self.running, self._choose_blocks)
         decoding = sum(sequence.pending == 1 for sequence in self.running)
         room = self.config.max_batch_tokens - decoding  # for prefill
+        reserved: list[tuple[Sequence, int]] = []
         for sequence in list(self.running):
             if sequence.row is None:
                 continue  # preempted in this very loop, for a better one
             if sequence.pending == 1:
-                self._schedule(sequence, 1, plan, now)
+                reserved.append((sequence, self._reserve(sequence, 1, rounds)))
             elif room > 0:
-                room -= self._schedule(sequence, min(sequence.pending, room), plan, now)
+                count = self._reserve(sequence, min(sequence.pending, room), rounds)
+                reserved.append((sequence, count))
+                room -= count
         while room > 0 and self._rows:
             head = self.waiting.head()
-            if head is None or not self._admit(head):
+            if head is None or not self._admit(head, rounds):
                 break
-            taken = self._schedule(head, min(head.pending, room), plan, now)
-            assert taken > 0, "an admitted output found no room"
-            room -= taken
-        plan.chunks.sort(key=_decodes_first)
-        return plan
+            count = self._reserve(head, min(head.pending, room), rounds)
+            assert count > 0, "an admitted output found no room"
+            reserved.append((head, count))
+            room -= count
+        # Laid out last: until here, whoever needs blocks may still have others evicted.
+        chunks = [lay_out(sequence, count, now) for sequence, count in reserved if count > 0]
+        chunks.sort(key=_decodes_first)
+        return StepPlan(list(rounds.evictions.values()), chunks)
 
     def commit(self, plan: StepPlan, result: StepResult, now: float) -> list[Drawn]:
         """Books what the step drew: new tokens, ends, prompt blocks that others may now share."""
@@ -174,44 +183,25 @@ class Scheduler:
 
     # --- parts of a step
 
-    def _schedule(self, sequence: Sequence, count: int, plan: StepPlan, now: float) -> int:
-        """Adds a chunk of at most `count` tokens, evicting or preempting for it; its length."""
-        budget = sequence.request.budget
-        if budget is not None:
-            if sequence.kv_tokens == budget.cap:
-                self._evict(sequence, plan)
-            count = min(count, budget.cap - sequence.kv_tokens)
-        while not self.kv.grow(sequence, count):
-            victim = self._victim()
-            self._preempt(victim)
-            if victim is sequence:
-                return 0
-        samples = sequence.pending == count
-        plan.chunks.append(Chunk(sequence, sequence.computed, count, sequence.kv_tokens, samples))
-        sequence.computed += count
-        sequence.kv_tokens += count
-        usage = sequence.usage
-        usage.kv_tokens_peak = max(usage.kv_tokens_peak, sequence.kv_tokens)
-        if sequence.first_scheduled is None:
-            sequence.first_scheduled = now
+    def _reserve(self, sequence: Sequence, count: int, rounds: Rounds) -> int:
+        """Makes room for at most `count` tokens, evicting or preempting for it; for how many."""
+        if sequence.request.budget is not None:
+            return rounds.reserve(sequence, count)
+        while (lacking := self.kv.lacking_to_grow(sequence, count)) > 0:
+            if not rounds.press(lacking):
+                victim = self._victim()
+                self._preempt(victim)
+                if victim is sequence:
+                    return 0
+        self.kv.grow(sequence, count)
         return count
 
-    def _evict(self, sequence: Sequence, plan: StepPlan) -> None:
-        budget = sequence.request.budget
-        assert budget is not None
-        tokens, keep = sequence.kv_tokens, budget.keep
-        blocks = tuple(sequence.blocks)
-        plan.evictions.append(Eviction(sequence, sequence.computed, tokens, keep, blocks))
-        self.kv.shrink(sequence, keep)
-        sequence.usage.kv_tokens_evicted += tokens - keep
-        sequence.usage.eviction_rounds += 1
-        self.totals.evicted[budget.policy] += tokens - keep
-        self.totals.rounds[budget.policy] += 1
-
-    def _admit(self, sequence: Sequence) -> bool:
+    def _admit(self, sequence: Sequence, rounds: Rounds) -> bool:
         growing = sum(running.request.budget is None for running in self.running)
-        if not self.kv.admit(sequence, watermark=growing):
+        lacking = self.kv.lacking_to_admit(sequence, growing)
+        if lacking > 0 and not rounds.press(lacking):
             return False
+        self.kv.admit(sequence, growing)
         self.waiting.remove(sequence)
         sequence.row = self._rows.pop()
         bisect.insort(self.running, sequence, key=_order)
@@ -219,6 +209,17 @@ class Scheduler:
             sequence.usage.cached_prompt_tokens = sequence.computed
             self.totals.cached_prompt_tokens += sequence.computed
         return True
+
+    def _never_fits(self, request: Request) -> InvalidRequest:
+        field = "stopping.max_tokens"
+        if request.budget is not None:
+            field = f"kv_budget.{'min' if request.budget.elastic else 'max'}_tokens"
+        size = self.kv.pool.total * self.config.block_size
+        return InvalidRequest(
+            field,
+            f"one output may hold {request.needed_tokens} KV tokens, the whole pool holds {size};"
+            " ask for fewer tokens or a smaller KV budget",
+        )
 
     def _victim(self) -> Sequence:
         """The last in order of those without a budget; the one that asks is among them."""

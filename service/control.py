@@ -73,6 +73,8 @@ class ControlServicer(sluice_pb2_grpc.ControlServicer):
             generation_tokens_total=load.generation_tokens_total,
             tokens_evicted_total=load.tokens_evicted_total,
             preemptions_total=load.preemptions_total,
+            tokens_pressed_total=load.tokens_pressed_total,
+            tokens_elastic=load.tokens_elastic,
             tokens_per_second=self._totals.tokens_per_second(time.monotonic()),
         )
 
@@ -120,6 +122,8 @@ def _policy(policy: PolicyInfo) -> sluice_pb2.PolicyInfo:
         name=policy.name,
         summary=policy.summary,
         recent_share=policy.recent_share,
+        needs=policy.needs,
+        unavailable=policy.unavailable,
         settings=[
             sluice_pb2.PolicySetting(
                 name=setting.name,

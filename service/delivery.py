@@ -72,6 +72,7 @@ class Delivery:
                 recent_tokens=accepted.recent_tokens,
                 sink_tokens=accepted.sink_tokens,
                 reclaim_tokens=accepted.reclaim_tokens,
+                min_tokens=accepted.min_tokens,
                 blocks_promised=accepted.blocks_promised,
                 seed=seed,
             )

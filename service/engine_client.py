@@ -33,6 +33,7 @@ from service.errors import (
     DeadlinePassed,
     EngineDown,
     InvalidRequest,
+    PolicyUnavailable,
     QueueFull,
     ServiceError,
     Violation,
@@ -231,4 +232,6 @@ class EngineClient:
 def _refusal(refused: Refused) -> ServiceError:
     if refused.reason == Refusal.QUEUE_FULL:
         return QueueFull(refused.message, refused.retry_seconds)
+    if refused.reason == Refusal.UNAVAILABLE_POLICY:
+        return PolicyUnavailable(refused.message)
     return InvalidRequest([Violation(refused.field, refused.message)])

@@ -4,6 +4,7 @@ ServiceError
 ├── InvalidRequest     INVALID_ARGUMENT    BadRequest
 ├── UnknownModel       NOT_FOUND
 ├── DuplicateRequest   ALREADY_EXISTS
+├── PolicyUnavailable  FAILED_PRECONDITION
 ├── QueueFull          RESOURCE_EXHAUSTED  RetryInfo
 ├── EngineDown         UNAVAILABLE         RetryInfo
 ├── Draining           UNAVAILABLE
@@ -81,6 +82,12 @@ class DuplicateRequest(ServiceError):
             f"request_id {shown(request_id)} is in use by a live request; choose another, leave it "
             "out, or Abort the live one"
         )
+
+
+class PolicyUnavailable(ServiceError):
+    """The policy needs what this server lacks; the message says how to get it."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
 
 
 class QueueFull(ServiceError):

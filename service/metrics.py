@@ -37,12 +37,14 @@ GAUGES = (  # name, help, field of Load
     ("kv_blocks_cached", "KV blocks kept only for the prefix cache.", "blocks_cached"),
     ("kv_blocks_promised", "KV blocks promised and not yet taken.", "blocks_promised"),
     ("kv_tokens_resident", "KV tokens held by sequences.", "tokens_resident"),
+    ("kv_tokens_elastic", "KV tokens that pressure could still take.", "tokens_elastic"),
 )
 COUNTERS = (
     ("generation_tokens", "New tokens.", "generation_tokens_total"),
     ("prompt_tokens", "Prompt tokens prefilled.", "prompt_tokens_total"),
     ("prompt_tokens_cached", "Prompt tokens from the prefix cache.", "cached_prompt_tokens_total"),
     ("num_preemptions", "Outputs that lost their KV blocks.", "preemptions_total"),
+    ("kv_tokens_pressed", "KV tokens evicted for want of blocks.", "tokens_pressed_total"),
     ("ignored_events", "Messages for requests that were over.", "ignored_events_total"),
 )
 COUNTERS_BY_POLICY = (

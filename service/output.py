@@ -110,6 +110,7 @@ class Output:
             kv_tokens_peak=usage.kv_tokens_peak,
             kv_tokens_final=usage.kv_tokens_final,
             kv_tokens_evicted=usage.kv_tokens_evicted,
+            kv_tokens_pressed=usage.kv_tokens_pressed,
             eviction_rounds=usage.eviction_rounds,
             kv_blocks_peak=usage.kv_blocks_peak,
             preemptions=usage.preemptions,

@@ -41,7 +41,7 @@ def _sampling(asked: sluice_pb2.Sampling) -> Sampling:
 
 
 def _budget(asked: sluice_pb2.KvBudget) -> BudgetRequest:
-    names = ("max_tokens", "policy", "recent_tokens", "sink_tokens", "reclaim_tokens")
+    names = ("max_tokens", "min_tokens", "policy", "recent_tokens", "sink_tokens", "reclaim_tokens")
     given = {name: getattr(asked, name) for name in names if asked.HasField(name)}
     return BudgetRequest(
         policy_settings=dict(asked.policy_settings), evict_prompt=asked.evict_prompt, **given

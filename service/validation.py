@@ -149,14 +149,6 @@ def _count(field: str, count: int, most: int) -> Iterable[Violation]:
 
 def _kv_budget(budget: sluice_pb2.KvBudget, model: ModelInfo) -> Iterable[Violation]:
     yield from _rules("kv_budget.", budget, ranges.KV_BUDGET)
-    if budget.HasField("min_tokens") and (
-        not budget.HasField("max_tokens") or budget.min_tokens != budget.max_tokens
-    ):
-        yield Violation(
-            "kv_budget.min_tokens",
-            f"got {budget.min_tokens}; elastic budgets are not served yet: leave it out, or send "
-            "the value of max_tokens",
-        )
     name = budget.policy if budget.HasField("policy") else model.default_policy
     policy = next((policy for policy in model.policies if policy.name == name), None)
     if policy is None:

@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from engine.messages import Finished, FrontMessage, Ready, Step, decode_engine, encode
-from scheduler.budget import Budget
+from scheduler.budget import Budget, whole
 from scheduler.config import SchedulerConfig
 from scheduler.plan import Chunk, StepPlan
 from scheduler.request import FinishReason, Request, Sequence, Usage
@@ -35,6 +35,7 @@ def make_request(
     new: int = 8,
     *,
     cap: int | None = None,
+    floor: int | None = None,
     recent: int = 4,
     reclaim: int = 4,
     evict_prompt: bool = False,
@@ -42,16 +43,19 @@ def make_request(
 ) -> Request:
     """A request whose turn comes after all made before it.
 
-    An int as prompt asks for so many tokens that no other request has; `cap` gives a budget.
+    An int as prompt asks for so many tokens that no other request has; `cap` gives a budget, and
+    `floor` an elastic one; with a `unit` of BLOCK whole blocks go.
     """
     key = fields.pop("key", None) or next(_keys)
     tokens = range(1000 * key, 1000 * key + prompt) if isinstance(prompt, int) else prompt
     budget = None
     if cap is not None:
         pinned = 1 if evict_prompt else len(tokens)
-        budget = Budget(cap, "window", {}, recent, pinned, reclaim, evict_prompt)
-        never_reached = len(tokens) + new <= cap
-        assert never_reached or pinned + recent + reclaim <= cap, "resolve would refuse this"
+        unit = fields.pop("unit", 1)
+        reclaim = whole(reclaim, unit)
+        budget = Budget(cap, "window", {}, recent, pinned, reclaim, evict_prompt, floor, unit)
+        never_reached = len(tokens) + new <= budget.floor
+        assert never_reached or budget.least <= budget.floor <= cap, "resolve would refuse this"
     return Request(
         **{
             "key": key,
@@ -72,9 +76,9 @@ class Bench:
     """A scheduler on a runner that stores and reads back; `check` follows every call."""
 
     def __init__(self, blocks: int = 64, draw: Draw = by_hand, **settings: Any) -> None:
-        self.scheduler = make_scheduler(blocks, **settings)
-        config = self.scheduler.config
+        config = SchedulerConfig(**{**SMALL, **settings})
         self.runner = MemoryRunner(blocks, config.block_size, config.prefix_cache, draw)
+        self.scheduler = Scheduler(config, blocks, self.runner.choose_blocks)
         self.now = 0.0
         self.plans: list[StepPlan] = []
         self.tokens: dict[Name, list[int]] = {}  # drawn, by output
@@ -155,6 +159,7 @@ class Bench:
         size = self.scheduler.config.block_size
         assert plan.tokens <= self.scheduler.config.max_batch_tokens
         assert len({chunk.sequence for chunk in plan.chunks}) == len(plan.chunks)
+        assert len({eviction.sequence for eviction in plan.evictions}) == len(plan.evictions)
         assert [c.count > 1 for c in plan.chunks] == sorted(c.count > 1 for c in plan.chunks)
         holders = Counter(block for s in self.scheduler.running for block in s.blocks)
         for chunk in plan.chunks:
@@ -164,6 +169,22 @@ class Bench:
             assert chunk.samples == (chunk.start + chunk.count == len(sequence.tokens))
             written = sequence.blocks[chunk.kv_start // size : -(-end // size)]
             assert all(holders[block] == 1 for block in written), "a shared block is written"
+
+
+def pressable(scheduler: Scheduler, plan: StepPlan) -> int:
+    """Blocks that pressing could still make spare: those that decoding ones hold over their floor.
+
+    Told from tables, after `plan`.
+    """
+    decoding = {chunk.sequence for chunk in plan.chunks if chunk.count == 1 and chunk.samples}
+    size = scheduler.config.block_size
+    over = 0
+    for sequence in decoding.intersection(scheduler.running):
+        budget = sequence.request.budget
+        if budget is not None and budget.elastic:
+            total = sequence.prompt_tokens + sequence.request.max_new_tokens
+            over += max(len(sequence.blocks) - -(-min(total, budget.floor) // size), 0)
+    return over
 
 
 def check_nothing_is_left(scheduler: Scheduler) -> None:

@@ -33,7 +33,7 @@ class CellRun:
         return Request(
             Chat.user(prompt) if self.chat else prompt,
             model=self.cell.model,
-            kv_budget=KvBudget(max_tokens=self.cell.budget or 0, policy=self.cell.policy),
+            kv_budget=self.budget,
             sampling=Sampling(
                 temperature=settings.temperature,
                 top_p=settings.top_p,
@@ -44,6 +44,13 @@ class CellRun:
             stream_interval=settings.stream_interval,
             cache_salt=str(self.cell),  # no cell may profit from the prompts of an earlier one
         )
+
+    @property
+    def budget(self) -> KvBudget:
+        """Of every request."""
+        budget, floor = self.cell.budget, self.settings.floor
+        least = None if budget is None or floor is None else min(floor, budget)
+        return KvBudget(max_tokens=budget or 0, policy=self.cell.policy, min_tokens=least)
 
 
 async def measure(
@@ -75,18 +82,20 @@ async def _row(client: AsyncClient, cell_run: CellRun, job: Job, origin: float) 
     timeout = cell_run.settings.request_seconds
     try:
         completion = await client.complete(cell_run.request(job), timeout=timeout)
-        _check_grant(cell_run.cell, completion)
+        _check_grant(cell_run, completion)
     except SluiceError as error:
         return _failure(cell_run, job, str(error), (sent - origin, time.monotonic() - origin))
     return _success(cell_run, job, completion, origin)
 
 
-def _check_grant(cell: Cell, completion: Completion) -> None:
-    granted = completion.accepted
-    if granted.kv_budget != (cell.budget or 0) or granted.policy != (cell.policy or ""):
+def _check_grant(cell_run: CellRun, completion: Completion) -> None:
+    cell, granted, asked = cell_run.cell, completion.accepted, cell_run.budget
+    floor = asked.max_tokens if asked.min_tokens is None else asked.min_tokens
+    given = (granted.kv_budget, granted.min_tokens, granted.policy)
+    if given != (asked.max_tokens, floor, asked.policy or ""):
         raise BrokenStream(
-            f"the server granted a budget of {granted.kv_budget} under policy "
-            f"{granted.policy or 'none'} where {cell} was asked for"
+            f"the server granted a budget of {granted.kv_budget}, floor {granted.min_tokens}, "
+            f"under policy {granted.policy or 'none'} where {cell}, floor {floor}, was asked for"
         )
 
 
@@ -110,6 +119,7 @@ def _success(cell_run: CellRun, job: Job, completion: Completion, origin: float)
         correct=score.correct,
         status=score.status,
         finish_reason=output.finish_reason,
+        min_tokens=granted.min_tokens,
         pinned_tokens=granted.sink_tokens,
         recent_tokens=granted.recent_tokens,
         reclaim_tokens=granted.reclaim_tokens,

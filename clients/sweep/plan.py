@@ -19,6 +19,7 @@ class Settings:
     samples: int = 1  # answers to each problem
     concurrency: int = 64  # requests in flight
     max_tokens: int | None = None
+    floor: int | None = None  # KV tokens that pressure may take a larger budget down to
     temperature: float | None = 0.0
     top_p: float | None = None
     top_k: int | None = None

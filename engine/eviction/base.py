@@ -6,18 +6,36 @@ are its settings; it holds no state, so one object serves any number of requests
 
 import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 
+from engine.kv_pool import KvShape
 from engine.messages import PolicyInfo, PolicySetting
+from kernels.select_entries import select_entries
 from scheduler.budget import RECENT_SHARE
+
+# The tensors of a view whose first dimension is the sequence.
+BY_SEQUENCE = (
+    "keys",
+    "values",
+    "positions",
+    "queries",
+    "query_positions",
+    "mass",
+    "seeds",
+    "prompt_tokens",
+    "importance",
+)
 
 # Elements of keys ranked at a time; what a policy computes from them takes as much again. On a CPU
 # that stays in a core's cache, and out of mmap, whose page faults cost more than the arithmetic.
 _CPU_ELEMENTS = 1 << 17
 _GPU_ELEMENTS = 1 << 27
+
+KEPT_FIRST = 1e30  # the score of what goes only after all that a policy ranks; finite
 
 
 @dataclass(frozen=True)
@@ -25,7 +43,8 @@ class CacheView:
     """The caches of sequences that are compacted together, all of one length, oldest entry first.
 
     Slot i may hold a different token in each layer and head; `positions` says which. Queries and
-    keys carry their rotary embedding. Floating-point tensors are float32.
+    keys carry their rotary embedding. Floating-point tensors are float32. What a policy does not
+    declare that it reads was not gathered: keys and values are then NaN, the others None.
     """
 
     keys: torch.Tensor  # [sequences, layers, kv_heads, tokens, head_dim]
@@ -37,6 +56,15 @@ class CacheView:
     mass: torch.Tensor | None  # [sequences, layers, kv_heads, tokens] attention received so far
     scale: float  # of query · key
     seeds: torch.Tensor  # [sequences] int64: (request seed, output, eviction round) hashed
+    prompt_tokens: torch.Tensor  # [sequences] int64: positions below are the prompt
+    # [layers, head_dim / 2] float64 radians per position: rotary halves (i, i + head_dim / 2) turn
+    # by that; None where the model's positions are encoded otherwise
+    frequencies: torch.Tensor | None = None
+    artifact: Mapping[str, torch.Tensor] | None = None  # of the policy's file, on this device
+    # [sequences, layers, kv_heads, tokens] that the policy predicted when the token was computed;
+    # meaningless for the prompt
+    importance: torch.Tensor | None = None
+    impl: str | None = None  # of the kernels that score; None: by device
 
     def parts(self) -> "list[CacheView]":
         """The view in pieces of few sequences, so that what is computed from each stays small."""
@@ -46,9 +74,9 @@ class CacheView:
         if size >= sequences:
             return [self]
         tensors: dict[str, Any] = {
-            field.name: value
-            for field in dataclasses.fields(self)
-            if isinstance(value := getattr(self, field.name), torch.Tensor)
+            name: value
+            for name in BY_SEQUENCE
+            if isinstance(value := getattr(self, name), torch.Tensor)
         }
         return [
             dataclasses.replace(self, **{k: v[start : start + size] for k, v in tensors.items()})
@@ -63,12 +91,28 @@ class EvictionPolicy(ABC):
     name: ClassVar[str]
     summary: ClassVar[str]  # one line: the idea and the paper
     recent_share: ClassVar[float] = RECENT_SHARE  # of the budget, pinned as newest by default
+    whole_blocks: ClassVar[bool] = False  # blocks go, by their entries' mean score; nothing moves
+    needs_keys: ClassVar[bool] = True  # reads view.keys
+    needs_values: ClassVar[bool] = False  # reads view.values
     needs_mass: ClassVar[bool] = False  # reads view.mass
+    needs_frequencies: ClassVar[bool] = False  # reads view.frequencies
+    needs_artifact: ClassVar[bool] = False  # reads view.artifact: <name>.safetensors of the model
+    needs_importance: ClassVar[bool] = False  # reads view.importance, which `predict` makes
 
     @property
     def needs_queries(self) -> int:
         """Recent queries that `score` reads; 0 for none."""
         return 0
+
+    @classmethod
+    def artifact_complaint(cls, artifact: Mapping[str, torch.Tensor], shape: KvShape) -> str:
+        """Why these are not the tensors that `score` reads for such a model; empty if they are."""
+        return ""
+
+    @classmethod
+    def predict(cls, artifact: Mapping[str, torch.Tensor], hidden: torch.Tensor) -> torch.Tensor:
+        """Importance of tokens, [tokens], from their last hidden states, [tokens, hidden size]."""
+        raise NotImplementedError(f"{cls.name} predicts nothing")
 
     @abstractmethod
     def score(self, view: CacheView) -> torch.Tensor:
@@ -91,27 +135,9 @@ class EvictionPolicy(ABC):
         Returns:
             [sequences, layers, kv_heads, count] int64.
         """
-        scores = torch.cat([self.score(part) for part in view.parts()])
-        tokens = scores.shape[-1]
-        slots = torch.arange(tokens, device=scores.device)
-        stays = (slots < pinned[:, None]) | (slots >= tokens - recent[:, None])
-        # Broken scores must not unpin: a pinned block may belong to other requests as well.
-        scores = scores.float().nan_to_num(nan=torch.finfo(torch.float32).min)
-        ranks = _ranks(scores.masked_fill(stays[:, None, None, :], torch.inf), slots)
-        gone = ranks.topk(tokens - count, dim=-1, largest=False, sorted=False).indices
-        kept = torch.ones_like(ranks, dtype=torch.bool).scatter_(-1, gone, False)
-        places = torch.nonzero_static(kept.view(-1), size=kept[..., 0].numel() * count)
-        return (places % tokens).view(*kept.shape[:-1], count)
-
-
-def _ranks(scores: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
-    """int64 that order as `scores` (float32, no NaN) do, and equals by slot, newer above older.
-
-    Without ties, the cheapest selection on each device gives the same answer.
-    """
-    bits = (scores + 0.0).view(torch.int32)  # + 0.0: -0.0 and 0.0 are equals
-    ascending = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # IEEE floats order as sign and magnitude
-    return (ascending.long() << 32) | slots
+        parts = [self.score(part) for part in view.parts()]
+        scores = torch.cat(parts) if len(parts) > 1 else parts[0]
+        return select_entries(scores.float(), count, pinned, recent, impl=view.impl)
 
 
 def setting(
@@ -122,7 +148,9 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def describe(policy: type[EvictionPolicy], ring: int | None = None) -> PolicyInfo:
+def describe(
+    policy: type[EvictionPolicy], ring: int | None = None, unavailable: str = ""
+) -> PolicyInfo:
     """The policy as the contract shows it; its `window`, if it has one, fits a ring of `ring`."""
 
     def maximum(field: dataclasses.Field[Any]) -> float:
@@ -140,7 +168,27 @@ def describe(policy: type[EvictionPolicy], ring: int | None = None) -> PolicyInf
         )
         for field in dataclasses.fields(policy)
     ]
-    return PolicyInfo(policy.name, policy.summary, policy.recent_share, settings)
+    return PolicyInfo(
+        policy.name,
+        policy.summary,
+        policy.recent_share,
+        settings,
+        needs=_needs(policy),
+        unavailable=unavailable,
+        whole_blocks=policy.whole_blocks,
+    )
+
+
+def _needs(policy: type[EvictionPolicy]) -> str:
+    """What the policy reads beside keys, values and positions, for people."""
+    queries = policy().needs_queries
+    needs = {
+        f"the last {queries} queries": queries > 0,
+        "received attention": policy.needs_mass,
+        "rotary positions": policy.needs_frequencies,
+        "a file made by `sluice calibrate`": policy.needs_artifact,
+    }
+    return ", ".join(text for text, wanted in needs.items() if wanted)
 
 
 def build(policy: type[EvictionPolicy], settings: dict[str, float]) -> EvictionPolicy:

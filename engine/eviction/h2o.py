@@ -7,7 +7,12 @@ The engine keeps the sum (`attention.accumulated`) and moves it with the entries
 by age, as in the paper, so old entries lead and young ones need protection: the paper splits the
 budget evenly between heavy hitters and newest. We protect a quarter: a quarter to a half did well
 on the pocket models (16 tokens alone collapsed), and half of a small budget leaves no room between
-a prompt and the reclaim. Requests may ask for more with `recent_tokens`.
+a prompt and the reclaim. Requests may ask for more with `recent_tokens`. Sinks are the budget's; no
+pooling; of equals the newer stays.
+
+Not counted, so that the query ring suffices: queries of a prompt that came from the prefix cache,
+and of a prefill chunk longer than the ring all but the newest. Sliding-window layers are counted as
+if they had no window (engine/mass.py).
 """
 
 from dataclasses import dataclass
@@ -24,6 +29,7 @@ class H2O(EvictionPolicy):
     name = "h2o"
     summary = "entries that received most attention so far (H2O, arXiv 2306.14048)"
     recent_share = 0.25
+    needs_keys = False
     needs_mass = True
 
     def score(self, view: CacheView) -> torch.Tensor:

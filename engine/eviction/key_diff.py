@@ -3,8 +3,9 @@
 KeyDiff, Park et al. 2025, arXiv 2504.15364: keys unlike the mean key attract attention, and a set
 of unlike keys covers more. No queries needed.
     s_j = -cos(k_j, a),  a = mean_i k_i / |k_i|
-The mean runs over the whole cache, pinned entries included. A zero key has cosine 0. Keys
-carry their rotary embedding, as in kvpress.
+No settings, no pooling. Every KV head ranks its own keys, which carry their rotary embedding, as in
+kvpress. The mean runs over the whole cache, pinned and newest entries included; sinks are the
+budget's. A zero key has cosine 0. Of equals the newer stays.
 """
 
 from dataclasses import dataclass

@@ -21,6 +21,11 @@ key resembles goes first, older before newer, and importance ranks the rest. Thr
 the code remain. Its softmax leaves out the last `window` keys; here it runs over
 all that the query sees. Where no key is above the threshold it excuses slot 0; here nothing. Its
 class default of w is .07; the paper's is .1.
+
+The paper keeps the last `window` entries; here the budget's `recent` keeps what it says, and sinks
+are the budget's too. Pinned entries take part in softmax, pooling and cosines. Slots are neighbours
+even where tokens between them are gone; pooling is cut off at the ends. A query that is missing
+counts for nothing. Keys carry their rotary embedding. Of equals the newer stays.
 """
 
 from dataclasses import dataclass
@@ -28,9 +33,9 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import max_pool1d
 
-from engine.eviction.attention import group_attention, mean_over_queries
+from engine.eviction.attention import recent_attention
 from engine.eviction.base import CacheView, EvictionPolicy, setting
-from engine.eviction.similarity import mean_similarity, nearest_newer
+from kernels.key_redundancy import key_redundancy
 
 
 @dataclass(frozen=True)
@@ -64,11 +69,12 @@ class RKV(EvictionPolicy):
         return weight * self._importance(view) - (1 - weight) * self._redundancy(view)
 
     def _importance(self, view: CacheView) -> torch.Tensor:
-        attention = group_attention(view, self.window)  # [sequences, layers, kv_heads, window, ..]
-        if self.window_mean:
-            importance = mean_over_queries(view, attention)
-        else:
-            importance = attention.amax(dim=3)
+        importance = recent_attention(
+            view,
+            self.window,
+            over_queries="mean" if self.window_mean else "max",
+            over_heads="strongest",
+        )
         if self.pool_radius == 0:
             return importance
         size = 2 * self.pool_radius + 1
@@ -76,7 +82,11 @@ class RKV(EvictionPolicy):
         return pooled.view(importance.shape)
 
     def _redundancy(self, view: CacheView) -> torch.Tensor:
+        caches = view.keys.flatten(0, 2)  # [caches, tokens, head_dim]
         if self.mean_redundancy:
-            return mean_similarity(view.keys, self.threshold).softmax(dim=-1)
-        nearest = nearest_newer(view.keys)
-        return nearest.where(nearest > self.threshold, 0)
+            similar = key_redundancy(caches, excused_above=self.threshold, impl=view.impl)
+            redundancy = similar.softmax(dim=-1)
+        else:
+            nearest = key_redundancy(caches, impl=view.impl)
+            redundancy = nearest.where(nearest > self.threshold, 0)
+        return redundancy.view(view.keys.shape[:4])

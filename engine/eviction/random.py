@@ -3,9 +3,10 @@
 "Random Attention", 2026, arXiv 2609.03430: once prompt and newest entries are pinned, this ties
 with most scorers at about fourfold compression. What one head drops, another is likely to hold,
 hence the independent draws.
-    s_j = uniform in [0, 1) from a hash of (view seed, layer, head, position of j)
-The hash is splitmix64, two rounds to make a stream and one per entry: no generator state, so a draw
-depends on nothing but the four. Only 24 bits survive in float32; the rare tie goes to the newer.
+    s_j = uniform in [0, 1) from a hash of (view seed, layer, KV head, position of j)
+No settings, no queries, no pooling. The view's seed changes from round to round, so each round
+draws afresh. The paper keeps the last 64 entries; here the budget says how many, and how much of
+the prompt. Only 24 bits of the hash survive in float32; the rare tie goes to the newer.
 """
 
 from dataclasses import dataclass
@@ -13,11 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from engine.eviction.base import CacheView, EvictionPolicy
-
-# splitmix64's constants as signed int64, whose products wrap modulo 2**64.
-_STEP = 0x9E3779B97F4A7C15 - (1 << 64)
-_MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
-_MIX_2 = 0x94D049BB133111EB - (1 << 64)
+from engine.eviction.noise import uniform
 
 
 @dataclass(frozen=True)
@@ -26,24 +23,7 @@ class RandomAttention(EvictionPolicy):
 
     name = "random"
     summary = "a random subset, independent per layer and head (Random Attention, arXiv 2609.03430)"
+    needs_keys = False
 
     def score(self, view: CacheView) -> torch.Tensor:
-        _, layers, kv_heads, _ = view.positions.shape
-        heads = torch.arange(layers * kv_heads, device=view.seeds.device).view(layers, kv_heads)
-        streams = _mix(
-            _mix(view.seeds)[:, None, None] + heads * _STEP
-        )  # [sequences, layers, heads]
-        bits = _mix(streams[..., None] + view.positions.long() * _STEP)
-        return _shift_right(bits, 40).float() / (1 << 24)
-
-
-def _mix(state: torch.Tensor) -> torch.Tensor:
-    """splitmix64's output function: every bit of the result depends on every bit of `state`."""
-    state = (state ^ _shift_right(state, 30)) * _MIX_1
-    state = (state ^ _shift_right(state, 27)) * _MIX_2
-    return state ^ _shift_right(state, 31)
-
-
-def _shift_right(state: torch.Tensor, bits: int) -> torch.Tensor:
-    """Of an int64 read as unsigned; `>>` alone would copy the sign in."""
-    return (state >> bits) & ((1 << (64 - bits)) - 1)
+        return uniform(view)

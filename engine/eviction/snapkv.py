@@ -6,8 +6,11 @@ SnapKV, Li et al. 2024, arXiv 2404.14469, used during decoding:
     s_j = mean of a over the 2 * pool_radius + 1 slots around j, cut off at the ends
 Choices where sources differ: heads of a group are averaged (as in kvpress; the R-KV authors'
 baseline takes the maximum), pooling averages (kernel 5 as in kvpress), 16 queries rather than
-kvpress's 64, for the query ring is small. Slots are neighbours even where tokens between them are
-gone. A query that is missing counts for nothing.
+kvpress's 64, for the query ring is small. The paper leaves its window's own keys out of the ranking
+and keeps them; here they are ranked like all others, and the budget's `recent` keeps what it says.
+Slots are neighbours even where tokens between them are gone. Sinks are the budget's; pinned entries
+take part in softmax and pooling. A query that is missing counts for nothing. Of equals the newer
+stays, so without any query the newest do.
 """
 
 from dataclasses import dataclass
@@ -15,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import avg_pool1d
 
-from engine.eviction.attention import mean_over_queries, window_attention
+from engine.eviction.attention import recent_attention
 from engine.eviction.base import CacheView, EvictionPolicy, setting
 
 
@@ -36,11 +39,7 @@ class SnapKV(EvictionPolicy):
         return self.window
 
     def score(self, view: CacheView) -> torch.Tensor:
-        attention = window_attention(
-            view, self.window
-        )  # [sequences, layers, heads, window, tokens]
-        attention = mean_over_queries(view, attention)
-        score = attention.view(*view.keys.shape[:3], -1, view.keys.shape[3]).mean(dim=3)
+        score = recent_attention(view, self.window)
         if self.pool_radius == 0:
             return score
         size = 2 * self.pool_radius + 1

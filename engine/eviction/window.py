@@ -2,8 +2,9 @@
 
 Xiao et al. 2023, "Efficient Streaming Language Models with Attention Sinks", arXiv 2309.17453:
     s_j = position of j
-How many sinks stay is the budget's (`pinned`), not the policy's. Unlike the paper, keys keep the
-rotary angle of their logical position.
+No settings; the same in every layer and head, and positions never tie. How many sinks stay is the
+budget's (`pinned`), not the policy's. Unlike the paper, keys keep the rotary angle of their logical
+position.
 """
 
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ class Window(EvictionPolicy):
 
     name = "window"
     summary = "the newest entries (StreamingLLM, arXiv 2309.17453)"
+    needs_keys = False
 
     def score(self, view: CacheView) -> torch.Tensor:
         return view.positions.float()  # exact below 2**24

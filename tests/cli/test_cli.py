@@ -41,7 +41,7 @@ def test_help_lists_every_command() -> None:
     assert all(name in out for name in COMMANDS)
 
 
-@pytest.mark.parametrize("name", ["generate", "sweep", "demo", "version"])
+@pytest.mark.parametrize("name", ["generate", "sweep", "policies", "demo", "calibrate", "version"])
 def test_commands_do_not_load_what_they_do_not_need(name: str) -> None:
     script = (
         "import sys\nfrom typer.testing import CliRunner\nfrom cli.main import app\n"
@@ -74,6 +74,17 @@ def test_generate_streams_text_and_shows_the_kv_numbers_apart() -> None:
     assert "KV budget 20, window, seed 4" in err
     for name, value in [("KV tokens, most", 20), ("KV tokens evicted", len(echo("abc")) - 17)]:
         assert re.search(rf"{name}\W+{value}\b", err), err
+
+
+def test_generate_takes_a_floor_and_shows_the_range() -> None:
+    fake = FakeSluice()
+    with serving(fake) as target:
+        code, _, err = sluice(
+            "generate", "abc", "--server", target, "--kv-budget", "20", "--floor", "12"
+        )
+    assert code == 0
+    assert fake.requests[0].kv_budget == pb.KvBudget(max_tokens=20, min_tokens=12)
+    assert "KV budget 12 to 20" in err
 
 
 def test_generate_sends_nothing_that_was_not_asked_for() -> None:
@@ -163,6 +174,38 @@ def test_ctrl_c_cancels_the_request() -> None:
         assert process.returncode == 130
         assert err == "sluice: interrupted\n"
         assert fake.hung_up.wait(30)
+
+
+# policies
+
+
+def test_policies_shows_what_the_server_offers_and_lacks() -> None:
+    setting = pb.PolicySetting(
+        name="window", description="newest queries", default_value=16, minimum=1, maximum=32
+    )
+    fake = FakeSluice(
+        info=model_info(
+            policies=[
+                pb.PolicyInfo(name="r_kv", summary="less duplicates", settings=[setting]),
+                pb.PolicyInfo(name="dynts", needs="a file", unavailable="sluice calibrate [x]"),
+            ],
+            default_policy="r_kv",
+        )
+    )
+    with serving(fake) as target:
+        code, out, _ = sluice("policies", "--server", target)
+    assert code == 0
+    lines = [re.sub(r"\s+", " ", line).strip() for line in out.splitlines()]
+    assert "r_kv (default) less duplicates nothing" in lines
+    assert "window newest queries 16 (1 to 32)" in lines
+    assert "dynts a file" in lines
+    assert "unavailable: sluice calibrate [x]" in lines
+
+
+def test_policies_without_a_server_is_one_clear_line() -> None:
+    code, out, err = sluice("policies", "--server", "127.0.0.1:1")
+    assert (code, out) == (1, "")
+    assert err.startswith("sluice: UNAVAILABLE")
 
 
 # sweep

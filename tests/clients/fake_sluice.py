@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -54,19 +55,18 @@ def echo(prompt: str) -> str:
     return f"I think: {prompt}</think>{prompt}"
 
 
-def model_info(name: str = "script", **changes: object) -> pb.ModelInfo:
-    return pb.ModelInfo(
-        name=name,
-        architecture="ScriptForCausalLM",
-        block_size=16,
-        total_blocks=100,
-        device="cpu",
-        dtype="float32",
-        kernels="reference",
-        default_policy=POLICIES[0],
-        policies=[pb.PolicyInfo(name=policy) for policy in POLICIES],
-        **changes,
-    )
+def model_info(name: str = "script", **changes: Any) -> pb.ModelInfo:
+    known: dict[str, Any] = {
+        "architecture": "ScriptForCausalLM",
+        "block_size": 16,
+        "total_blocks": 100,
+        "device": "cpu",
+        "dtype": "float32",
+        "kernels": "reference",
+        "default_policy": POLICIES[0],
+        "policies": [pb.PolicyInfo(name=policy) for policy in POLICIES],
+    }
+    return pb.ModelInfo(name=name, **{**known, **changes})
 
 
 @dataclass
@@ -141,6 +141,7 @@ class FakeSluice(sluice_pb2_grpc.InferenceServicer, sluice_pb2_grpc.ControlServi
                 policy=(budget.policy or POLICIES[0]) if cap else "",
                 recent_tokens=8 if cap else 0,
                 reclaim_tokens=16 if cap else 0,
+                min_tokens=budget.min_tokens or cap,
                 seed=request.sampling.seed,
             )
         )

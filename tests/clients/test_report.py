@@ -1,15 +1,11 @@
 """Reports: the numbers, the files, and that the page needs nothing else."""
 
-import base64
 import csv
 import io
 import json
 import re
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
-from xml.etree import ElementTree
 
 import pytest
 from rich.console import Console
@@ -18,71 +14,15 @@ from clients import statistics
 from clients.errors import DataError
 from clients.records import Record
 from clients.report import figure, numbers, table, words
-from clients.report.files import NUMBERS_CSV, NUMBERS_JSON, PAGE, picture_name, write_report
+from clients.report.files import NUMBERS_CSV, NUMBERS_JSON, PAGE, write_report
 from clients.report.panel import Frame
 from clients.sweep.plan import Settings
-from clients.sweep.run import Run, ServerFacts, read_manifest
+from clients.sweep.run import read_manifest
 from tests.clients.builders import failed, row
+from tests.clients.reports import a_run, made_up
 
 NAMESPACES = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
 PNG = b"\x89PNG\r\n\x1a\n"
-
-
-def made_up(tasks: tuple[str, ...] = ("hop", "memo"), model: str = "pocket-llama") -> list[Record]:
-    """Four problems per cell; the tighter the budget, the fewer are right."""
-    rows = []
-    for task in tasks:
-        for budget, policy, right in [
-            (None, None, 4),
-            (96, "r_kv", 2),
-            (96, "window", 1),
-            (192, "r_kv", 3),
-            (192, "window", 2),
-        ]:
-            for index in range(4):
-                touched = budget is not None and index > 0
-                changes: dict[str, Any] = {
-                    "model": model,
-                    "task": task,
-                    "budget": budget,
-                    "policy": policy,
-                    "correct": index < right,
-                    "kv_tokens_peak": budget if touched and budget else 50,
-                    "kv_tokens_evicted": 32 if touched else 0,
-                    "eviction_rounds": 2 if touched else 0,
-                    "pinned_tokens": 16 if budget else 0,
-                    "recent_tokens": 12 if budget else 0,
-                    "reclaim_tokens": 16 if budget else 0,
-                    "end": 1.0 + index,
-                    "completion_tokens": 100,
-                }
-                rows.append(row(f"{task}-{index}", **changes))
-    return rows
-
-
-def facts(model: str) -> ServerFacts:
-    return ServerFacts(
-        model=model,
-        architecture="LlamaForCausalLM",
-        device="cpu",
-        dtype="float32",
-        kernels="numba",
-        block_size=16,
-        total_blocks=288,
-        kv_bytes_per_token=2048,
-        max_running=48,
-        chat=True,
-        default_policy="r_kv",
-    )
-
-
-def a_run(directory: Path, rows: list[Record], settings: Settings = Settings()) -> Path:  # noqa: B008
-    with Run(directory, settings) as run:
-        for model in dict.fromkeys(row.model for row in rows):
-            run.add_server(facts(model))
-        for found in rows:
-            run.add(found)
-    return directory
 
 
 def test_a_summary_is_what_the_formulas_say() -> None:
@@ -215,68 +155,6 @@ def test_bars_of_several_policies_do_not_overlap() -> None:
     assert all(left[1] <= right[0] for left, right in pairwise(spans))
     assert spans[0][0] > -0.5
     assert spans[-1][1] < 0.5
-
-
-class References(HTMLParser):
-    """Everything a browser would fetch, and all text."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-        self.text = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in {"script", "link", "iframe", "object", "embed", "base"}:
-            self.found.append(tag)
-        for name, value in attrs:
-            if name in {"src", "href", "srcset", "data", "poster", "action"}:
-                self.found.append(value or "")
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
-    write_report(a_run(tmp_path, made_up()))
-    text = (tmp_path / PAGE).read_text()
-    page = References()
-    page.feed(text)
-    assert len(page.found) == 1
-    kind, _, data = page.found[0].partition(",")
-    assert kind == "data:image/svg+xml;base64"
-    svg = base64.b64decode(data).decode()
-    assert ElementTree.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
-    assert all(link.startswith("#") for link in re.findall(r'href="([^"]*)"', svg))
-    assert set(re.findall(r"https?://[^\"<]*", svg)) <= NAMESPACES
-    assert "url(" not in text
-    assert "@import" not in text
-    assert str(tmp_path) not in text
-
-
-def test_the_page_says_how_it_was_measured(tmp_path: Path) -> None:
-    run = a_run(tmp_path, made_up(), Settings(concurrency=48, temperature=0.0, max_tokens=448))
-    write_report(run)
-    page = References()
-    page.feed((run / PAGE).read_text())
-    for said in [
-        words.SYNTHETIC,
-        "n = 4 problems per cell",
-        "greedy decoding, at most 448 new tokens",
-        "48 requests in flight",
-        "288 blocks of 16 tokens",
-        "float32 on cpu, numba kernels",
-        "grpcio",
-        "100±0",
-        "window",
-    ]:
-        assert said in page.text, said
-
-
-def test_names_are_escaped(tmp_path: Path) -> None:
-    write_report(a_run(tmp_path, made_up(("<b>task</b>",), model="org/<model>")))
-    assert "<b>task" not in (tmp_path / PAGE).read_text()
-    assert (tmp_path / picture_name("org/<model>")).name == "org-model.png"
-    assert (tmp_path / "org-model.png").exists()
 
 
 def test_the_caption_is_honest(tmp_path: Path) -> None:

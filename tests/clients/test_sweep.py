@@ -1,56 +1,23 @@
-"""Sweeps through a scripted server: what is asked, what becomes a row, going on after a stop."""
+"""Sweeps through a scripted server: what is asked, what becomes a row, what is refused."""
 
-import asyncio
-import io
 import threading
 from collections import Counter
-from contextlib import ExitStack
 from pathlib import Path
 
 import grpc
 import pytest
-from rich.console import Console
 
 from clients import records
-from clients.errors import DataError, SweepError
-from clients.records import Cell, Record
-from clients.sweep.plan import Job, Plan, Settings, parse_budgets
+from clients.errors import SweepError
+from clients.records import Cell
+from clients.sweep.plan import Job, Settings, parse_budgets
 from clients.sweep.run import MANIFEST, ROWS, read_manifest
-from clients.sweep.runner import sweep
 from protos.sluice.v1 import sluice_pb2 as pb
 from tests.clients.builders import problem
-from tests.clients.fake_sluice import Failure, FakeSluice, model_info, serving
+from tests.clients.fake_sluice import Failure, FakeSluice, model_info
+from tests.clients.sweeping import FULL, TIGHT, asked, plan, run
 
-FULL = Cell("script", "t", None, None)
-TIGHT = Cell("script", "t", 20, "r_kv")
 Code = grpc.StatusCode
-
-
-def plan(problems: int = 3, **changes: object) -> Plan:
-    fields: dict[str, object] = {
-        "problems": {"t": tuple(problem(i) for i in range(problems))},
-        "budgets": (None, 20),
-        "policies": ("r_kv", "window"),
-        "settings": Settings(concurrency=4, max_tokens=50),
-    }
-    return Plan(**fields | changes)  # type: ignore[arg-type]
-
-
-def run(fakes: FakeSluice | list[FakeSluice], wanted: Plan, out: Path) -> list[Record]:
-    """Sweeps over one server per fake."""
-
-    async def scenario() -> list[Record]:
-        return await sweep(targets, wanted, out, Console(file=io.StringIO()))
-
-    with ExitStack() as stack:
-        fakes = [fakes] if isinstance(fakes, FakeSluice) else fakes
-        targets = [stack.enter_context(serving(fake)) for fake in fakes]
-        return asyncio.run(scenario())
-
-
-def asked(fake: FakeSluice) -> list[pb.GenerateRequest]:
-    """The requests of the measurement, without the warm-up."""
-    return [request for request in fake.requests if request.cache_salt]
 
 
 def test_every_cell_is_measured_and_the_whole_cache_once(tmp_path: Path) -> None:
@@ -97,6 +64,16 @@ def test_a_row_holds_what_the_server_said(tmp_path: Path) -> None:
     assert row.run == tmp_path.name
     assert row.first_token is not None
     assert 0 <= row.sent <= row.first_token <= row.end
+
+
+def test_a_floor_makes_the_larger_budgets_elastic(tmp_path: Path) -> None:
+    fake = FakeSluice()
+    grid = plan(1, budgets=(None, 16, 40), settings=Settings(floor=20))
+    rows = run(fake, grid, tmp_path)
+    asked_for = {(r.kv_budget.max_tokens, r.kv_budget.min_tokens) for r in asked(fake)}
+    assert asked_for == {(0, 0), (16, 16), (40, 20)}
+    assert {(row.budget, row.min_tokens) for row in rows} == {(None, 0), (16, 16), (40, 20)}
+    assert not any(row.failed for row in rows)
 
 
 def test_samples_have_seeds_of_their_own_that_cells_share(tmp_path: Path) -> None:
@@ -173,107 +150,6 @@ def test_a_warm_up_comes_first_and_leaves_no_row(tmp_path: Path) -> None:
     assert [request.kv_budget.policy for request in warm_up] == ["", "r_kv", "window"]
     assert all(request.cache_salt for request in fake.requests[len(warm_up) :])
     assert len(rows) == 3
-
-
-# Going on
-
-
-def stop_after(fake: FakeSluice, answers: int) -> None:
-    """From then on nothing is answered any more."""
-    hold = threading.Event()
-
-    def fail(request: pb.GenerateRequest) -> None:
-        if len(asked(fake)) > answers:
-            fake.hold = hold
-
-    fake.fail = fail
-
-
-def interrupt(fake: FakeSluice, wanted: Plan, out: Path, rows: int) -> None:
-    """Sweeps until `rows` rows are on disk, then cancels as Ctrl-C does."""
-
-    async def scenario(target: str) -> None:
-        task = asyncio.create_task(sweep([target], wanted, out, Console(file=io.StringIO())))
-        while not task.done() and len(records.read(out / ROWS)) < rows:
-            await asyncio.sleep(0.02)
-        task.cancel()
-        await asyncio.wait([task])
-
-    with serving(fake) as target:
-        asyncio.run(scenario(target))
-
-
-@pytest.mark.parametrize("answers", [1, 5, 7])
-def test_an_interrupted_run_goes_on_without_repeating_or_losing(
-    tmp_path: Path, answers: int
-) -> None:
-    wanted = plan(5, policies=("r_kv",), settings=Settings(concurrency=1, max_tokens=50))
-    first = FakeSluice()
-    stop_after(first, answers)
-    interrupt(first, wanted, tmp_path, answers)
-    before = records.read(tmp_path / ROWS)
-    assert len(before) == answers
-
-    second = FakeSluice()
-    rows = run(second, wanted, tmp_path)
-    assert rows[:answers] == before
-    assert len(asked(second)) == 10 - answers
-    assert Counter(row.cell for row in rows) == {FULL: 5, TIGHT: 5}
-    segments = {cell: {row.segment for row in rows if row.cell == cell} for cell in (FULL, TIGHT)}
-    interrupted = {FULL: answers < 5, TIGHT: answers > 5}
-    assert segments == {cell: {0, 1} if cut else {0} for cell, cut in interrupted.items()}
-
-    third = FakeSluice()
-    assert run(third, wanted, tmp_path) == rows
-    assert third.requests == []
-
-
-def test_failed_requests_are_asked_again(tmp_path: Path) -> None:
-    wanted = plan(3, budgets=(None,))
-    bad = problem(1).prompt
-    run(
-        FakeSluice(fail=lambda r: Failure(Code.INTERNAL) if r.text == bad else None),
-        wanted,
-        tmp_path,
-    )
-    fake = FakeSluice()
-    rows = run(fake, wanted, tmp_path)
-    assert [request.text for request in asked(fake)] == [bad]
-    assert len(rows) == 3
-    assert not any(row.failed for row in rows)
-
-
-def test_a_larger_plan_keeps_what_is_there(tmp_path: Path) -> None:
-    run(FakeSluice(), plan(2, budgets=(None,)), tmp_path)
-    fake = FakeSluice()
-    rows = run(fake, plan(3, budgets=(None, 20), policies=("r_kv",)), tmp_path)
-    assert len(rows) == 6
-    assert len(asked(fake)) == 4
-
-
-def test_a_run_with_other_settings_is_not_mixed_in(tmp_path: Path) -> None:
-    run(FakeSluice(), plan(1), tmp_path)
-    other = plan(1, settings=Settings(concurrency=8, max_tokens=50))
-    with pytest.raises(SweepError, match="concurrency was 4, now 8"):
-        run(FakeSluice(), other, tmp_path)
-    info = model_info()
-    info.total_blocks = 7
-    with pytest.raises(SweepError, match="total_blocks was 100, now 7"):
-        run(FakeSluice(info=info), plan(1), tmp_path)
-
-
-def test_a_run_without_rows_may_change_its_settings(tmp_path: Path) -> None:
-    with pytest.raises(SweepError, match="no policy"):
-        run(FakeSluice(), plan(1, policies=("h2o",)), tmp_path)
-    run(FakeSluice(), plan(1, settings=Settings(concurrency=2)), tmp_path)
-    assert read_manifest(tmp_path / MANIFEST).settings.concurrency == 2
-
-
-def test_a_broken_manifest_is_named(tmp_path: Path) -> None:
-    run(FakeSluice(), plan(1), tmp_path)
-    (tmp_path / MANIFEST).write_text("{}")
-    with pytest.raises(DataError, match=r"cannot read the run .*run\.json"):
-        run(FakeSluice(), plan(1), tmp_path)
 
 
 # Servers and plans

@@ -2,19 +2,23 @@
 
 import random
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 
 from engine.eviction import POLICIES
-from scheduler.budget import Budget
+from scheduler.budget import Budget, whole
+from scheduler.config import SchedulerConfig
 from scheduler.request import Request, Sampling
 from tests.engine.dense_oracle import DenseDecoder
+from tests.engine.eviction.artifacts import random_artifacts
 from tests.engine.harness import make_runner, run
-from tests.engine.models import VOCABULARY
+from tests.engine.models import VOCABULARY, tiny_model
 
 GREEDY = Sampling(temperature=0.0, seed=5)
 RING = 32
+BLOCK = SchedulerConfig.block_size
 
 
 def _prompt(length: int, seed: int = 1) -> tuple[int, ...]:
@@ -24,7 +28,10 @@ def _prompt(length: int, seed: int = 1) -> tuple[int, ...]:
 
 def _budget(policy: str, cap: int, prompt: int, **changes: Any) -> Budget:
     settings: dict[str, Any] = {"recent": 6, "pinned": prompt, "reclaim": 9, **changes}
-    return Budget(cap=cap, policy=policy, policy_settings={}, **settings)
+    if POLICIES[policy].whole_blocks:
+        settings |= {"reclaim": whole(settings["reclaim"], BLOCK), "unit": BLOCK}
+    budget = Budget(cap=cap, policy=policy, policy_settings={}, **settings)
+    return replace(budget, cap=max(cap, budget.least))
 
 
 def _request(key: int, prompt: int, budget: Budget | None, new: int = 90) -> Request:
@@ -49,8 +56,15 @@ def test_same_tokens_as_without_pages(policy: str, architecture: str) -> None:
     noise = [_request(3, 5, None), _request(4, 30, _budget("window", 47, 30))]
     runner = make_runner(architecture, query_ring=RING, max_batch_tokens=64)
     outcomes = run(runner, [*requests, *noise], stagger=3)
+    loaded = runner._loaded
     for request in requests:
-        oracle = DenseDecoder(architecture, request, RING)
+        oracle = DenseDecoder(
+            partial(tiny_model, architecture),
+            request,
+            RING,
+            frequencies=loaded.frequencies,
+            artifact=random_artifacts(loaded.shape).get(policy),
+        )
         outcome = outcomes[request.key, 0]
         assert outcome.tokens == oracle.decode()
         assert outcome.usage.eviction_rounds == oracle.rounds > 3

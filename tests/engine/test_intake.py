@@ -1,7 +1,9 @@
 """From a message to a request: the model's limits, policies and budgets, told by field."""
 
 import time
+from dataclasses import replace
 
+import msgspec
 import pytest
 
 from engine.config import EngineConfig
@@ -10,7 +12,7 @@ from engine.intake import build_request
 from engine.messages import ModelInfo, Submit
 from scheduler.budget import BudgetLimits, BudgetRequest
 from scheduler.config import SchedulerConfig
-from scheduler.errors import InvalidRequest
+from scheduler.errors import InvalidRequest, PolicyUnavailable
 from scheduler.request import Sampling
 
 LIMIT = 100  # tokens of a sequence
@@ -89,11 +91,32 @@ def test_end_tokens_are_the_models_and_the_callers(
     assert build_request(submit, _model()).end_ids == ends
 
 
+def test_whole_blocks_round_what_a_budget_pins_and_reclaims() -> None:
+    asked = {"recent_tokens": 3, "reclaim_tokens": 1}
+    whole = BudgetRequest(max_tokens=19, policy="paged_eviction", **asked)  # type: ignore[arg-type]
+    budget = build_request(_submit(prompt=9, budget=whole), _model()).budget
+    assert budget is not None
+    assert (budget.unit, budget.reclaim, budget.keep) == (4, 4, 15)
+    for changes, smallest in (
+        ({"max_tokens": 18}, "budget that fits is 19"),
+        (
+            {"max_tokens": 40, "min_tokens": 18},
+            "floor that fits is 19",
+        ),
+    ):
+        field, message = _refusal(_submit(prompt=9, budget=replace(whole, **changes)), _model())
+        assert field == f"kv_budget.{list(changes)[-1]}"
+        assert f"reclaim 4, in whole blocks of 4; the smallest {smallest}" in message
+    moving = build_request(_submit(prompt=9, budget=replace(whole, policy="window")), _model())
+    assert moving.budget is not None
+    assert (moving.budget.unit, moving.budget.reclaim) == (1, 1)
+
+
 def test_an_unknown_policy_is_refused_and_the_known_are_named() -> None:
     submit = _submit(budget=BudgetRequest(policy="best"))
     assert _refusal(submit, _model()) == (
         "kv_budget.policy",
-        "got 'best'; this server has r_kv, window",
+        "got 'best'; this server has r_kv, window, paged_eviction",
     )
 
 
@@ -120,3 +143,14 @@ def test_a_budget_too_small_for_the_prompt_is_refused_unless_it_is_never_reached
     assert field == "kv_budget.max_tokens"
     assert "the smallest budget that fits is 54" in message
     assert build_request(_submit(30, max_new_tokens=10, budget=small), _model()).budget
+
+
+def test_a_policy_that_lacks_what_it_needs_is_refused_where_it_would_be_used() -> None:
+    model = _model()
+    lacking = msgspec.structs.replace(model.policies[0], unavailable="make it: sluice calibrate")
+    model = msgspec.structs.replace(model, policies=[lacking, *model.policies[1:]])
+    budget = BudgetRequest(max_tokens=60, policy=lacking.name)
+    with pytest.raises(PolicyUnavailable, match=rf"policy {lacking.name} .*sluice calibrate"):
+        build_request(_submit(budget=budget), model)
+    assert build_request(_submit(budget=BudgetRequest(max_tokens=60, policy="window")), model)
+    assert build_request(_submit(), model).budget is None, "nobody ranks without a budget"

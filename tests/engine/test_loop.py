@@ -104,6 +104,7 @@ def test_accepted_tells_the_budget_in_force(open_front: Open) -> None:
     (accepted,) = front.step().accepted
     assert (accepted.kv_budget, accepted.policy, accepted.blocks_promised) == (40, "window", 10)
     assert (accepted.recent_tokens, accepted.sink_tokens, accepted.reclaim_tokens) == (8, 6, 16)
+    assert accepted.min_tokens == 40
     (finished,) = front.until_finished()
     assert finished.usage.kv_tokens_peak == 40
     assert finished.usage.eviction_rounds == 1
@@ -112,6 +113,24 @@ def test_accepted_tells_the_budget_in_force(open_front: Open) -> None:
         {"window": 16},
         {"window": 1},
     )
+
+
+def test_pressure_on_an_elastic_budget_is_told(open_front: Open) -> None:
+    gate = threading.Semaphore(0)
+    front = open_front(gate, kv_blocks=16)
+    elastic = BudgetRequest(max_tokens=56, min_tokens=32, policy="window")
+    fixed = BudgetRequest(max_tokens=24, recent_tokens=2)
+    front.send(_submit(1, new=60, budget=elastic), _submit(2, new=60, budget=fixed, salt="own"))
+    gate.release(1000)
+    finished = {f.key: f for f in front.until_finished(2)}
+    (accepted, _) = (accepted for step in front.steps for accepted in step.accepted)
+    assert (accepted.kv_budget, accepted.min_tokens, accepted.blocks_promised) == (56, 32, 8)
+    usage, load = finished[1].usage, front.steps[-1].load
+    assert load.tokens_pressed_total == usage.kv_tokens_pressed == usage.kv_tokens_evicted > 0
+    assert usage.kv_tokens_peak == 40, "two blocks are spare"
+    assert max(step.load.tokens_elastic for step in front.steps) == 8
+    assert load.tokens_elastic == 0
+    assert front.tokens(1) == _arithmetic(6, 60)
 
 
 def test_what_is_wrong_with_a_request_is_told_by_field(open_front: Open) -> None:

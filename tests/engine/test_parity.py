@@ -140,7 +140,7 @@ def test_unsupported_attention_is_refused_by_name() -> None:
     runner = make_runner("llama")
     module = next(m for m in runner._loaded.model.modules() if hasattr(m, "layer_idx"))
     query = torch.zeros(1, 4, 1, 16)
-    batch = runner._batches.build(_one_token_plan(), set())
+    batch = runner._batches.build(_one_token_plan(), set(), {})
     with (
         pytest.raises(NotImplementedError, match="softcap"),
         attention_context(batch),

@@ -31,11 +31,15 @@ def test_it_describes_model_pool_and_policies() -> None:
     assert {policy.name for policy in info.policies} == set(POLICIES)
 
 
-def test_without_a_query_ring_only_policies_that_need_none_are_offered() -> None:
-    offered = {policy.name for policy in make_runner("llama", query_ring=0).describe().policies}
-    assert offered == {"window", "random", "key_diff"}
-    budgeted = make_runner("llama", query_ring=0)
-    assert run(budgeted, [Request(1, (5, 6, 7), 5)])[1, 0].reason == FinishReason.LENGTH
+def test_without_a_query_ring_policies_that_need_one_say_so() -> None:
+    runner = make_runner("llama", query_ring=0)
+    policies = {policy.name: policy for policy in runner.describe().policies}
+    assert set(policies) == set(POLICIES)
+    assert not any(policies[name].unavailable for name in ("window", "random", "key_diff"))
+    for name, queries in {"r_kv": 16, "snapkv": 16, "h2o": 1}.items():
+        assert f"reads the last {queries} queries" in policies[name].unavailable
+        assert f"--query-ring {queries}" in policies[name].unavailable
+    assert run(runner, [Request(1, (5, 6, 7), 5)])[1, 0].reason == FinishReason.LENGTH
 
 
 def test_settings_do_not_ask_for_more_queries_than_the_ring_keeps() -> None:

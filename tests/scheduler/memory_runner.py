@@ -52,6 +52,7 @@ class MemoryRunner:
         self._draw = draw
         self._rng = random.Random(5)
         self._held: WeakKeyDictionary[Sequence, Held] = WeakKeyDictionary()
+        self.dropped: list[tuple[Sequence, int]] = []  # entries that went in whole blocks
 
     def execute(self, plan: StepPlan) -> StepResult:
         """Evictions, then all writes, then all reads, then draws: the order of a real step."""
@@ -62,6 +63,26 @@ class MemoryRunner:
         for chunk in plan.chunks:
             self._verify(chunk.sequence, chunk.sequence.blocks)
         return StepResult([self._draw(chunk) for chunk in plan.chunks if chunk.samples])
+
+    def choose_blocks(self, sequence: Sequence, candidates: list[int], count: int) -> list[int]:
+        """Random ones; their entries are gone from here on."""
+        size, budget = self._block_size, sequence.request.budget
+        held = self._held[sequence].entries
+        assert budget is not None
+        assert 1 <= count <= len(candidates)
+        self._verify(sequence, sequence.blocks)
+        places = [sequence.blocks.index(block) for block in candidates]
+        assert places == sorted(places)
+        assert places[0] * size >= budget.pinned, "a pinned entry would go"
+        assert (places[-1] + 1) * size <= len(held) - budget.recent, "a recent entry would go"
+        before = sequence.kv_tokens
+        assert budget.elastic or before == budget.cap, "eviction only at the cap"
+        assert before - count * size >= budget.floor - budget.reclaim, "pressed below the floor"
+        gone = self._rng.sample(places, count)
+        kept = (entry for i, entry in enumerate(held) if i // size not in gone)
+        self._held[sequence].entries = list(kept)
+        self.dropped.append((sequence, count * size))
+        return [sequence.blocks[place] for place in gone]
 
     def _write(self, chunk: Chunk) -> None:
         sequence, held = chunk.sequence, self._held.get(chunk.sequence)
@@ -80,8 +101,15 @@ class MemoryRunner:
         sequence, held = eviction.sequence, self._held[eviction.sequence]
         budget = sequence.request.budget
         assert budget is not None, "only a budget evicts"
-        assert eviction.tokens == len(held.entries) == budget.cap, "eviction only at the cap"
-        assert eviction.keep == budget.cap - budget.reclaim
+        assert eviction.tokens == len(held.entries)
+        assert len(eviction.blocks) == -(-eviction.tokens // self._block_size)
+        if budget.elastic:
+            assert eviction.tokens <= budget.cap
+            assert budget.floor - budget.reclaim <= eviction.keep, "pressed below the floor"
+            assert eviction.keep <= eviction.tokens - budget.reclaim
+        else:
+            assert eviction.tokens == budget.cap, "eviction only at the cap"
+            assert eviction.keep == budget.cap - budget.reclaim
         assert eviction.position == held.computed
         self._verify(sequence, eviction.blocks)
         last = eviction.tokens - budget.recent

@@ -35,8 +35,8 @@ def _refusal(*args: object, **kwargs: object) -> InvalidRequest:
 
 
 def _named(error: InvalidRequest) -> int | None:
-    """The smallest budget that a refusal names."""
-    found = re.search(r"smallest budget that fits is (\d+)", error.message)
+    """The smallest budget or floor that a refusal names."""
+    found = re.search(r"smallest (?:budget|floor) that fits is (\d+)", error.message)
     return int(found.group(1)) if found else None
 
 
@@ -149,6 +149,48 @@ def test_a_ceiling_below_the_smallest_is_not_hidden() -> None:
     assert "ask for fewer recent, sink or reclaim tokens, or set evict_prompt" in error.message
 
 
+def test_a_floor_sets_the_defaults_because_they_must_fit_there() -> None:
+    budget = _resolve(1024, min_tokens=128)
+    assert budget is not None
+    assert (budget.cap, budget.floor, budget.elastic) == (1024, 128, True)
+    assert (budget.recent, budget.reclaim, budget.keep) == (16, 16, 1008)
+
+
+def test_a_floor_at_the_cap_is_no_floor() -> None:
+    assert _resolve(128, min_tokens=128) == _resolve(128)
+    assert _resolve(128).floor == 128  # type: ignore[union-attr]
+
+
+def test_a_floor_too_small_is_told_the_smallest_that_fits() -> None:
+    error = _refusal(512, prompt=90, min_tokens=100)
+    assert error.field == "kv_budget.min_tokens"
+    assert error.message == (
+        "100 is too small for prompt 90 + recent 12 + reclaim 16; the smallest floor that fits is "
+        "121, or set evict_prompt to let the prompt go too"
+    )
+    assert _resolve(512, prompt=90, min_tokens=121) is not None
+
+
+def test_where_the_cap_is_too_small_as_well_the_cap_is_told() -> None:
+    error = _refusal(100, prompt=90, min_tokens=95)
+    assert error.field == "kv_budget.max_tokens"
+    assert _named(error) == 121
+
+
+def test_a_floor_that_is_never_reached_may_be_as_small_as_it_likes() -> None:
+    assert _resolve(64, prompt=10, new=2, min_tokens=12) is not None
+    assert _refusal(64, prompt=10, new=3, min_tokens=12).field == "kv_budget.min_tokens"
+
+
+@pytest.mark.parametrize(
+    ("cap", "words"), [(None, "set max_tokens as well"), (0, "set max_tokens"), (48, "at most 48")]
+)
+def test_a_floor_needs_a_budget_above_it(cap: int | None, words: str) -> None:
+    error = _refusal(cap, min_tokens=49)
+    assert error.field == "kv_budget.min_tokens"
+    assert words in error.message
+
+
 def test_with_nothing_to_reclaim_only_the_whole_length_fits() -> None:
     assert _named(_refusal(64, prompt=10, new=90, reclaim_tokens=0)) == 100
 
@@ -194,3 +236,29 @@ def test_a_budget_holds_what_it_pins_or_names_the_smallest_that_does(
         holds = budget.pinned + budget.recent <= budget.keep < cap
         assert holds or prompt + new <= cap
         assert budget.evict_prompt or budget.pinned >= prompt
+
+
+@settings(deadline=None)
+@given(st.integers(1, 600), st.data(), st.integers(1, 3000), st.integers(1, 3000), _asked)
+def test_a_floor_holds_what_it_pins_or_names_the_smallest_that_does(
+    cap: int, data: st.DataObject, prompt: int, new: int, asked: dict[str, Any]
+) -> None:
+    floor = data.draw(st.integers(1, cap))
+    try:
+        budget = _resolve(cap, prompt, new, min_tokens=floor, **asked)
+    except InvalidRequest as error:
+        named = _named(error)
+        assert named is not None
+        assert named > floor
+        if error.field == "kv_budget.min_tokens":
+            assert named <= cap
+            assert _resolve(cap, prompt, new, min_tokens=named, **asked) is not None
+            _refusal(cap, prompt, new, min_tokens=named - 1, **asked)
+        else:
+            assert named > cap
+            assert _resolve(named, prompt, new, **asked) is not None
+    else:
+        assert budget is not None
+        assert (budget.cap, budget.floor) == (cap, floor)
+        holds = budget.pinned + budget.recent <= budget.floor - budget.reclaim < floor
+        assert holds or prompt + new <= floor

@@ -17,13 +17,23 @@ from tests.builders import make_request, make_scheduler
 SLACK = 1.5  # times; what is quadratic or looks at who waits is off by a hundred
 
 
-def _crowded(running: int, waiting: int, n: int = 1) -> Scheduler:
-    """A scheduler whose rows are all decoding under budgets while others wait."""
+def _crowded(running: int, waiting: int, n: int = 1, floor: int | None = None) -> Scheduler:
+    """A scheduler whose rows are all decoding under budgets while others wait.
+
+    With a floor the pool holds little more than the floors, and who waits could have a row.
+    """
+    rows = running if floor is None else running + 4
+    blocks = running * 20 if floor is None else running * (floor // 4 + 3)
     scheduler = make_scheduler(
-        blocks=running * 20, max_running=running, max_batch_tokens=4096, max_waiting=1_000_000
+        blocks=blocks, max_running=rows, max_batch_tokens=4096, max_waiting=1_000_000
     )
     for i in range(running + waiting // n):
-        request = make_request(8, new=3000, cap=80, n=n if i >= running else 1, deadline=1e9)
+        if i < running:
+            request = make_request(8, new=3000, cap=80, floor=floor, deadline=1e9)
+        else:
+            new = 3000 if floor is None else blocks * 4 - 8  # the whole pool
+            cap = 80 if floor is None else blocks * 4
+            request = make_request(8, new=new, cap=cap, n=n, deadline=1e9)
         scheduler.submit(request)
     for _ in range(4):
         _step(scheduler)
@@ -71,6 +81,15 @@ def test_a_step_costs_the_same_however_many_wait(n: int) -> None:
 @pytest.mark.slow
 def test_the_cost_per_output_stays_the_same_however_many_run() -> None:
     assert _cost(_crowded(512, 8)) < SLACK * _cost(_crowded(8, 8))
+
+
+@pytest.mark.slow
+def test_pressing_costs_the_same_per_output_however_many_run_and_wait() -> None:
+    few, many = _crowded(8, 8, floor=40), _crowded(512, 8, floor=40)
+    cost = _cost(few)
+    assert few.totals.pressed > 100
+    assert _cost(many) < SLACK * cost
+    assert _cost(_crowded(64, 20_000, floor=40)) < SLACK * cost
 
 
 @pytest.mark.slow

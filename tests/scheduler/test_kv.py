@@ -65,7 +65,7 @@ def test_a_budget_promises_its_peak_and_takes_blocks_out_of_the_promise() -> Non
 
 def test_the_peak_is_the_length_where_that_is_shorter() -> None:
     ledger = _Ledger(8)
-    assert ledger.kv.peak_blocks(make_request(10, new=3, cap=100)) == 4
+    assert ledger.kv.needed_blocks(make_request(10, new=3, cap=100)) == 4
 
 
 def test_without_a_budget_nothing_is_promised() -> None:
@@ -113,6 +113,37 @@ def test_shrinking_frees_whole_blocks_and_keeps_the_promise() -> None:
     assert (sequence.kv_tokens, sequence.table_clean) == (11, 3)
     assert (ledger.kv.pool.held, ledger.kv.promised) == (3, 2)
     assert ledger.write(sequence, 9)
+
+
+def test_dropping_takes_blocks_out_of_the_middle_and_keeps_the_promise() -> None:
+    ledger = _Ledger(8)
+    sequence = ledger.admit(make_request(4, new=100, cap=18, recent=4, reclaim=4, unit=BLOCK))
+    assert sequence is not None
+    ledger.write(sequence, 18)
+    sequence.table_clean = 5
+    table = list(sequence.blocks)
+    ledger.kv.drop(sequence, [table[3], table[1]])
+    ledger.kv.check(ledger.running)
+    assert sequence.blocks == [table[0], table[2], table[4]]
+    assert (sequence.kv_tokens, sequence.table_clean) == (10, 1)
+    assert (ledger.kv.pool.held, ledger.kv.promised) == (3, 2)
+    assert ledger.write(sequence, 8)
+
+
+def test_beyond_its_floor_an_elastic_budget_takes_spare_blocks_and_gives_them_back() -> None:
+    ledger = _Ledger(8)
+    sequence = ledger.admit(make_request(4, new=100, cap=30, floor=12))
+    other = ledger.admit(make_request(4, new=100, cap=12))
+    assert sequence is not None
+    assert other is not None
+    assert ledger.kv.room(sequence) == 20
+    assert ledger.write(sequence, 20)
+    assert (ledger.kv.promised, ledger.kv.spare, ledger.kv.surplus(sequence)) == (3, 0, 2)
+    assert not ledger.write(sequence, 1), "the other blocks are promised"
+    assert ledger.write(other, 12)
+    ledger.kv.shrink(sequence, 8)
+    ledger.kv.check(ledger.running)
+    assert (ledger.kv.promised, ledger.kv.spare, ledger.kv.surplus(sequence)) == (1, 2, 0)
 
 
 def test_full_prompt_blocks_are_shared_and_the_started_one_is_not() -> None:

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from scheduler.budget import Budget
+from scheduler.budget import Budget, whole
+from scheduler.config import SchedulerConfig
 from scheduler.errors import QueueFull
 from scheduler.plan import StepPlan, StepResult
 from scheduler.request import Request
 from scheduler.scheduler import Scheduler
-from tests.builders import check_nothing_is_left, make_scheduler
+from tests.builders import SMALL, check_nothing_is_left, make_scheduler
 from tests.scheduler.memory_runner import MemoryRunner
 
 OPERATIONS = 1_000_000  # submit, cancel, stop, and per output: admit, chunk, evict, preempt, end
@@ -98,8 +99,12 @@ class Crowd:
         evict_prompt = self.rng.random() < 0.3
         pinned = 2 if evict_prompt else prompt
         recent, reclaim = self.rng.randrange(12), self.rng.randrange(1, 40)
-        cap = pinned + recent + reclaim + self.rng.randrange(60)
-        return Budget(cap, "window", {}, recent, pinned, reclaim, evict_prompt)
+        unit = self.rng.choice((1, 1, LARGER["block_size"]))
+        reclaim = whole(reclaim, unit)
+        floor = whole(pinned, unit) + recent + reclaim + self.rng.randrange(60)
+        cap = floor + self.rng.choice((0, 0, 1, 40, 400))
+        elastic = None if floor == cap else floor
+        return Budget(cap, "window", {}, recent, pinned, reclaim, evict_prompt, elastic, unit)
 
     def _draw(self, plan: StepPlan) -> StepResult:
         bits = self.rng.getrandbits
@@ -131,6 +136,7 @@ def test_a_million_operations_leave_nothing_behind(prefix_cache: bool) -> None:
     _run(Crowd(scheduler, seed=1), OPERATIONS // 2, FULL_CHECK_EVERY)
     totals = scheduler.totals
     assert min(totals.preemptions, totals.rounds["window"], totals.cached_prompt_tokens) > 500
+    assert totals.pressed > 500
     assert len(scheduler.waiting._heap) + len(scheduler._deadlines._heap) < 300
 
 
@@ -139,7 +145,8 @@ def test_a_million_operations_leave_nothing_behind(prefix_cache: bool) -> None:
 def test_a_long_run_reads_what_it_wrote(prefix_cache: bool) -> None:
     rng = random.Random(2)
     draws = [*[1] * 300, END, END, None]
-    scheduler = make_scheduler(**LARGER, prefix_cache=prefix_cache)
     runner = MemoryRunner(260, 8, prefix_cache, lambda _: rng.choice(draws))
+    settings = {k: v for k, v in LARGER.items() if k != "blocks"} | {"prefix_cache": prefix_cache}
+    scheduler = Scheduler(SchedulerConfig(**{**SMALL, **settings}), 260, runner.choose_blocks)
     _run(Crowd(scheduler, 3, runner.execute), OPERATIONS // 50, FULL_CHECK_EVERY // 10)
     assert scheduler.totals.preemptions > 10

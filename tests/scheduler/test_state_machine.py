@@ -10,9 +10,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from scheduler.budget import BudgetLimits, BudgetRequest, resolve
 from scheduler.errors import InvalidRequest, QueueFull
-from scheduler.plan import Chunk, Eviction, StepPlan
-from scheduler.request import FinishReason, Request
-from tests.builders import Bench, Name, name_of
+from scheduler.plan import Chunk, StepPlan
+from scheduler.request import FinishReason, Request, Sequence
+from tests.builders import BLOCK, Bench, Name, name_of, pressable
 
 END = 2  # drawn tokens are 0, 1 and this one
 STEMS = ([0] * 30, [1] * 30, [0, 0, 0, 0] + [1] * 26)  # prompts begin alike, so that blocks do
@@ -66,20 +66,28 @@ class Model:
             if request.deadline is not None and request.deadline <= now:
                 self.end(request.key, FinishReason.DEADLINE)
 
-    def book(self, plan: StepPlan) -> None:
+    def book(self, plan: StepPlan, dropped: list[tuple[Sequence, int]]) -> None:
         for eviction in plan.evictions:
-            self.evict(eviction)
+            output = self.live[name_of(eviction.sequence)]
+            assert (eviction.position, eviction.tokens) == (output.computed, output.held)
+            assert output.request.budget is not None
+            assert output.request.budget.unit == 1
+            self.evict(output, eviction.tokens - eviction.keep)
+        for sequence, gone in dropped:
+            self.evict(self.live[name_of(sequence)], gone)
         for chunk in plan.chunks:
             self.run(chunk)
 
-    def evict(self, eviction: Eviction) -> None:
-        output = self.live[name_of(eviction.sequence)]
+    def evict(self, output: Output, gone: int) -> None:
         budget = output.request.budget
         assert budget is not None
-        assert (eviction.position, eviction.tokens) == (output.computed, output.held)
-        assert eviction.tokens == budget.cap
-        assert eviction.keep == budget.cap - budget.reclaim >= budget.pinned + budget.recent
-        output.held = eviction.keep
+        if not budget.elastic:
+            assert (output.held, gone) == (budget.cap, budget.reclaim)
+        elif output.held < budget.cap:
+            pending = len(output.request.prompt) + len(output.tokens) - output.computed
+            assert pending == 1 or budget.evict_prompt, "pressed before it decodes"
+        output.held -= gone
+        assert output.held >= budget.floor - budget.reclaim >= budget.pinned + budget.recent
 
     def run(self, chunk: Chunk) -> None:
         output = self.live[name_of(chunk.sequence)]
@@ -136,8 +144,10 @@ class Service(RuleBasedStateMachine):
         self.keys += 1
         prompt = tuple(rng.choice(STEMS)[: rng.randint(1, 26)])
         new, n = rng.randint(1, 40), rng.choice([1, 1, 1, 2, 4])
+        cap = rng.choice([None, rng.randint(8, 40)])
         asked = BudgetRequest(
-            max_tokens=rng.choice([None, rng.randint(8, 40)]),
+            max_tokens=cap,
+            min_tokens=rng.choice([None, rng.randint(4, cap)]) if cap else None,
             recent_tokens=rng.randint(0, 6),
             sink_tokens=rng.randint(0, 3),
             reclaim_tokens=rng.randint(1, 9),
@@ -145,7 +155,13 @@ class Service(RuleBasedStateMachine):
         )
         length, limits = len(prompt), BudgetLimits()
         try:
-            budget = resolve(asked, limits, prompt_tokens=length, max_new_tokens=new)
+            budget = resolve(
+                asked,
+                limits,
+                prompt_tokens=length,
+                max_new_tokens=new,
+                unit=rng.choice([1, 1, BLOCK]),
+            )
         except InvalidRequest:
             return
         request = Request(
@@ -159,8 +175,10 @@ class Service(RuleBasedStateMachine):
             salt=rng.choice(["", "", "", "a"]),
             deadline=rng.choice([None, None, self.bench.now + rng.randint(0, 80)]),
         )
-        peak = min(length + new, budget.cap if budget else length + new)
-        fits = -(-peak // self.bench.scheduler.config.block_size) <= self.bench.runner.total_blocks
+        needed = min(length + new, budget.floor if budget else length + new)
+        fits = (
+            -(-needed // self.bench.scheduler.config.block_size) <= self.bench.runner.total_blocks
+        )
         waiting = len(self.model.live) - len(self.bench.scheduler.running)
         try:
             self.bench.submit(request)
@@ -178,9 +196,13 @@ class Service(RuleBasedStateMachine):
         self.rng, self.drawn = rng, []
         self.model.expire(self.bench.now)
         live = bool(self.model.live)
+        preemptions = self.bench.scheduler.totals.preemptions
 
         def meanwhile() -> None:
-            self.model.book(self.bench.plans[-1])
+            self.model.book(self.bench.plans[-1], self.bench.runner.dropped)
+            self.bench.runner.dropped.clear()
+            if self.bench.scheduler.totals.preemptions == preemptions:
+                self.nobody_waits_in_vain()
             if cancels is not None:
                 self.cancel_one(cancels)
 
@@ -188,6 +210,19 @@ class Service(RuleBasedStateMachine):
         assert plan.empty == (not live), "outputs live, but nothing runs"
         for name, token in self.drawn:
             self.model.draw(name, token)
+
+    def nobody_waits_in_vain(self) -> None:
+        """The head of the queue waits only for what pressing could not free either.
+
+        Not told after a preemption: the token of who was preempted is not given to another.
+        """
+        scheduler, plan = self.bench.scheduler, self.bench.plans[-1]
+        head = scheduler.waiting.head()
+        full = plan.tokens == scheduler.config.max_batch_tokens
+        if head is not None and not full and len(scheduler.running) < scheduler.config.max_running:
+            watermark = sum(s.request.budget is None for s in scheduler.running)
+            lacking = scheduler.kv.lacking_to_admit(head, watermark)
+            assert lacking > pressable(scheduler, plan)
 
     @rule(seed=st.integers(0, 2**16), count=st.integers(1, 30))
     def steps(self, seed: int, count: int) -> None:
@@ -234,8 +269,9 @@ class Service(RuleBasedStateMachine):
         assert self.bench.reasons == self.model.reasons
         assert self.bench.tokens == self.model.tokens
         running = self.bench.scheduler.running
-        peaks = {s: s.request.peak_tokens for s in running if s.request.budget}
-        owed = sum(self.bench.scheduler.kv.blocks_for(p) - len(s.blocks) for s, p in peaks.items())
+        needed = {s: s.request.needed_tokens for s in running if s.request.budget}
+        blocks_for = self.bench.scheduler.kv.blocks_for
+        owed = sum(max(blocks_for(p) - len(s.blocks), 0) for s, p in needed.items())
         held = len({block for s in running for block in s.blocks})
         assert held + owed <= self.bench.runner.total_blocks, "more is promised than there is"
 

@@ -13,6 +13,8 @@ from engine.messages import (
     FinishReason,
     Load,
     Ready,
+    Refusal,
+    Refused,
     Shutdown,
     Step,
     Submit,
@@ -67,6 +69,16 @@ def not_finite(config: EngineConfig, connection: Connection) -> None:
                 Finished(submit.key, output, FinishReason.ERROR, Usage())
                 for output in range(submit.n)
             ],
+        )
+
+
+def lacking(config: EngineConfig, connection: Connection) -> None:
+    """Has no file for the policy that is asked for."""
+    for submit in _submits(connection):
+        refusal = Refusal.UNAVAILABLE_POLICY
+        _step(
+            connection,
+            refused=[Refused(submit.key, refusal, "kv_budget.policy", "make it: sluice calibrate")],
         )
 
 

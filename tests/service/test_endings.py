@@ -136,6 +136,13 @@ def test_logits_that_are_not_finite_end_the_request_as_internal(launch) -> None:
     assert error.details() == "the model's logits for this request were not finite"
 
 
+def test_a_policy_without_what_it_needs_is_a_failed_precondition(launch) -> None:
+    harness = launch(config(), target=engines.lacking)
+    error = harness.run(harness.refusal(ids_request([1], 5)))
+    assert error.code() == grpc.StatusCode.FAILED_PRECONDITION
+    assert error.details() == "make it: sluice calibrate"
+
+
 def test_events_of_unknown_requests_are_ignored(launch) -> None:
     harness = launch(config(), target=engines.late)
     for _ in range(2):

@@ -14,6 +14,7 @@ TABLE = [
     (errors.InvalidRequest([Violation("a.b", "got 1; send 2")]), "INVALID_ARGUMENT"),
     (errors.UnknownModel("x", "fake"), "NOT_FOUND"),
     (errors.DuplicateRequest("x"), "ALREADY_EXISTS"),
+    (errors.PolicyUnavailable("make its file"), "FAILED_PRECONDITION"),
     (errors.QueueFull("4 wait", 2.5), "RESOURCE_EXHAUSTED"),
     (errors.EngineDown(), "UNAVAILABLE"),
     (errors.Draining(), "UNAVAILABLE"),

@@ -79,6 +79,16 @@ def test_a_budget_changes_what_is_held_and_not_the_fakes_tokens(fast: Harness) -
     assert usage.kv_tokens_final + usage.kv_tokens_evicted == 302
 
 
+def test_whole_blocks_go_where_the_policy_says_so(fast: Harness) -> None:
+    budget = pb.KvBudget(max_tokens=70, policy="paged_eviction", reclaim_tokens=17)
+    answer = fast.run(fast.answer(ids_request(PROMPT, 300, kv_budget=budget)))
+    assert answer.ids[0] == fake_tokens(PROMPT, 300)
+    assert answer.accepted.reclaim_tokens == 32
+    usage = answer.finished[0].usage
+    assert usage.kv_tokens_peak == 70
+    assert usage.kv_tokens_evicted == 32 * usage.eviction_rounds > 0
+
+
 def test_a_seed_is_chosen_and_returned_or_taken(fast: Harness) -> None:
     async def seed(sampling: pb.Sampling) -> int:
         return (await fast.answer(ids_request(PROMPT, 1, sampling=sampling))).accepted.seed

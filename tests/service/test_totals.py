@@ -10,9 +10,19 @@ from service.totals import RATE_SECONDS, LoadTotals, SlidingRate
 
 def test_totals_survive_a_restart_and_gauges_do_not() -> None:
     totals = LoadTotals()
-    totals.update(Load(running=3, generation_tokens_total=10, tokens_evicted_total={"a": 5}), 0.0)
+    totals.update(
+        Load(
+            running=3,
+            generation_tokens_total=10,
+            tokens_pressed_total=7,
+            tokens_elastic=9,
+            tokens_evicted_total={"a": 5},
+        ),
+        0.0,
+    )
     totals.engine_ended()
-    assert totals.load.running == 0
+    assert (totals.load.running, totals.load.tokens_elastic) == (0, 0)
+    assert totals.load.tokens_pressed_total == 7
     assert totals.load.generation_tokens_total == 10
     totals.update(
         Load(running=1, generation_tokens_total=4, tokens_evicted_total={"a": 1, "b": 2}), 1.0

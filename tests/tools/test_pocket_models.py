@@ -33,7 +33,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 def test_a_folder_is_small_and_complete(name: str) -> None:
     files = {path.name: path.stat().st_size for path in (MODELS / name).iterdir()}
-    assert sum(files.values()) < 2_000_000
+    assert sum(files.values()) < 3_000_000
     assert files.keys() >= {
         "README.md",
         "chat_template.jinja",

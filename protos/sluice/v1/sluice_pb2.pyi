@@ -134,7 +134,7 @@ class GenerateEvent(_message.Message):
     def __init__(self, accepted: _Optional[_Union[Accepted, _Mapping]] = ..., tokens: _Optional[_Union[Tokens, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ...) -> None: ...
 
 class Accepted(_message.Message):
-    __slots__ = ("request_id", "prompt_tokens", "max_tokens", "kv_budget", "policy", "recent_tokens", "sink_tokens", "reclaim_tokens", "blocks_promised", "seed")
+    __slots__ = ("request_id", "prompt_tokens", "max_tokens", "kv_budget", "policy", "recent_tokens", "sink_tokens", "reclaim_tokens", "blocks_promised", "seed", "min_tokens")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -145,6 +145,7 @@ class Accepted(_message.Message):
     RECLAIM_TOKENS_FIELD_NUMBER: _ClassVar[int]
     BLOCKS_PROMISED_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    MIN_TOKENS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     prompt_tokens: int
     max_tokens: int
@@ -155,7 +156,8 @@ class Accepted(_message.Message):
     reclaim_tokens: int
     blocks_promised: int
     seed: int
-    def __init__(self, request_id: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., max_tokens: _Optional[int] = ..., kv_budget: _Optional[int] = ..., policy: _Optional[str] = ..., recent_tokens: _Optional[int] = ..., sink_tokens: _Optional[int] = ..., reclaim_tokens: _Optional[int] = ..., blocks_promised: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
+    min_tokens: int
+    def __init__(self, request_id: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., max_tokens: _Optional[int] = ..., kv_budget: _Optional[int] = ..., policy: _Optional[str] = ..., recent_tokens: _Optional[int] = ..., sink_tokens: _Optional[int] = ..., reclaim_tokens: _Optional[int] = ..., blocks_promised: _Optional[int] = ..., seed: _Optional[int] = ..., min_tokens: _Optional[int] = ...) -> None: ...
 
 class Tokens(_message.Message):
     __slots__ = ("output_index", "ids", "text", "logprobs")
@@ -208,7 +210,7 @@ class Finished(_message.Message):
     def __init__(self, output_index: _Optional[int] = ..., reason: _Optional[_Union[FinishReason, str]] = ..., stop: _Optional[str] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ...) -> None: ...
 
 class Usage(_message.Message):
-    __slots__ = ("prompt_tokens", "completion_tokens", "reasoning_tokens", "cached_prompt_tokens", "kv_tokens_peak", "kv_tokens_final", "kv_tokens_evicted", "eviction_rounds", "kv_blocks_peak", "preemptions", "queue_seconds", "prefill_seconds", "decode_seconds")
+    __slots__ = ("prompt_tokens", "completion_tokens", "reasoning_tokens", "cached_prompt_tokens", "kv_tokens_peak", "kv_tokens_final", "kv_tokens_evicted", "eviction_rounds", "kv_blocks_peak", "preemptions", "queue_seconds", "prefill_seconds", "decode_seconds", "kv_tokens_pressed")
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     COMPLETION_TOKENS_FIELD_NUMBER: _ClassVar[int]
     REASONING_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -222,6 +224,7 @@ class Usage(_message.Message):
     QUEUE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     PREFILL_SECONDS_FIELD_NUMBER: _ClassVar[int]
     DECODE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    KV_TOKENS_PRESSED_FIELD_NUMBER: _ClassVar[int]
     prompt_tokens: int
     completion_tokens: int
     reasoning_tokens: int
@@ -235,7 +238,8 @@ class Usage(_message.Message):
     queue_seconds: float
     prefill_seconds: float
     decode_seconds: float
-    def __init__(self, prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., reasoning_tokens: _Optional[int] = ..., cached_prompt_tokens: _Optional[int] = ..., kv_tokens_peak: _Optional[int] = ..., kv_tokens_final: _Optional[int] = ..., kv_tokens_evicted: _Optional[int] = ..., eviction_rounds: _Optional[int] = ..., kv_blocks_peak: _Optional[int] = ..., preemptions: _Optional[int] = ..., queue_seconds: _Optional[float] = ..., prefill_seconds: _Optional[float] = ..., decode_seconds: _Optional[float] = ...) -> None: ...
+    kv_tokens_pressed: int
+    def __init__(self, prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., reasoning_tokens: _Optional[int] = ..., cached_prompt_tokens: _Optional[int] = ..., kv_tokens_peak: _Optional[int] = ..., kv_tokens_final: _Optional[int] = ..., kv_tokens_evicted: _Optional[int] = ..., eviction_rounds: _Optional[int] = ..., kv_blocks_peak: _Optional[int] = ..., preemptions: _Optional[int] = ..., queue_seconds: _Optional[float] = ..., prefill_seconds: _Optional[float] = ..., decode_seconds: _Optional[float] = ..., kv_tokens_pressed: _Optional[int] = ...) -> None: ...
 
 class GetServerInfoRequest(_message.Message):
     __slots__ = ()
@@ -302,16 +306,20 @@ class ModelInfo(_message.Message):
     def __init__(self, name: _Optional[str] = ..., architecture: _Optional[str] = ..., max_sequence_tokens: _Optional[int] = ..., vocabulary_size: _Optional[int] = ..., block_size: _Optional[int] = ..., total_blocks: _Optional[int] = ..., kv_bytes_per_token: _Optional[int] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., kernels: _Optional[str] = ..., has_chat_template: _Optional[bool] = ..., default_kv_budget: _Optional[int] = ..., max_kv_budget: _Optional[int] = ..., default_policy: _Optional[str] = ..., policies: _Optional[_Iterable[_Union[PolicyInfo, _Mapping]]] = ..., eos_token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class PolicyInfo(_message.Message):
-    __slots__ = ("name", "summary", "settings", "recent_share")
+    __slots__ = ("name", "summary", "settings", "recent_share", "needs", "unavailable")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SUMMARY_FIELD_NUMBER: _ClassVar[int]
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
     RECENT_SHARE_FIELD_NUMBER: _ClassVar[int]
+    NEEDS_FIELD_NUMBER: _ClassVar[int]
+    UNAVAILABLE_FIELD_NUMBER: _ClassVar[int]
     name: str
     summary: str
     settings: _containers.RepeatedCompositeFieldContainer[PolicySetting]
     recent_share: float
-    def __init__(self, name: _Optional[str] = ..., summary: _Optional[str] = ..., settings: _Optional[_Iterable[_Union[PolicySetting, _Mapping]]] = ..., recent_share: _Optional[float] = ...) -> None: ...
+    needs: str
+    unavailable: str
+    def __init__(self, name: _Optional[str] = ..., summary: _Optional[str] = ..., settings: _Optional[_Iterable[_Union[PolicySetting, _Mapping]]] = ..., recent_share: _Optional[float] = ..., needs: _Optional[str] = ..., unavailable: _Optional[str] = ...) -> None: ...
 
 class PolicySetting(_message.Message):
     __slots__ = ("name", "description", "default_value", "minimum", "maximum", "integer")
@@ -334,7 +342,7 @@ class GetLoadRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class Load(_message.Message):
-    __slots__ = ("running", "waiting", "blocks_used", "blocks_free", "blocks_cached", "blocks_promised", "tokens_resident", "generation_tokens_total", "tokens_evicted_total", "preemptions_total", "tokens_per_second")
+    __slots__ = ("running", "waiting", "blocks_used", "blocks_free", "blocks_cached", "blocks_promised", "tokens_resident", "generation_tokens_total", "tokens_evicted_total", "preemptions_total", "tokens_per_second", "tokens_pressed_total", "tokens_elastic")
     class TokensEvictedTotalEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -353,6 +361,8 @@ class Load(_message.Message):
     TOKENS_EVICTED_TOTAL_FIELD_NUMBER: _ClassVar[int]
     PREEMPTIONS_TOTAL_FIELD_NUMBER: _ClassVar[int]
     TOKENS_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_PRESSED_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_ELASTIC_FIELD_NUMBER: _ClassVar[int]
     running: int
     waiting: int
     blocks_used: int
@@ -364,7 +374,9 @@ class Load(_message.Message):
     tokens_evicted_total: _containers.ScalarMap[str, int]
     preemptions_total: int
     tokens_per_second: float
-    def __init__(self, running: _Optional[int] = ..., waiting: _Optional[int] = ..., blocks_used: _Optional[int] = ..., blocks_free: _Optional[int] = ..., blocks_cached: _Optional[int] = ..., blocks_promised: _Optional[int] = ..., tokens_resident: _Optional[int] = ..., generation_tokens_total: _Optional[int] = ..., tokens_evicted_total: _Optional[_Mapping[str, int]] = ..., preemptions_total: _Optional[int] = ..., tokens_per_second: _Optional[float] = ...) -> None: ...
+    tokens_pressed_total: int
+    tokens_elastic: int
+    def __init__(self, running: _Optional[int] = ..., waiting: _Optional[int] = ..., blocks_used: _Optional[int] = ..., blocks_free: _Optional[int] = ..., blocks_cached: _Optional[int] = ..., blocks_promised: _Optional[int] = ..., tokens_resident: _Optional[int] = ..., generation_tokens_total: _Optional[int] = ..., tokens_evicted_total: _Optional[_Mapping[str, int]] = ..., preemptions_total: _Optional[int] = ..., tokens_per_second: _Optional[float] = ..., tokens_pressed_total: _Optional[int] = ..., tokens_elastic: _Optional[int] = ...) -> None: ...
 
 class AbortRequest(_message.Message):
     __slots__ = ("request_id", "all")

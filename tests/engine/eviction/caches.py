@@ -4,10 +4,13 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 
-from engine.eviction.base import CacheView
+from engine.eviction.base import BY_SEQUENCE, CacheView
+from engine.kv_pool import KvShape
+from tests.engine.eviction.artifacts import random_artifacts
 
 GROUPS = (1, 2, 4, 7)
 
@@ -23,9 +26,11 @@ def random_view(
     """Caches with evicted tokens between the kept ones, differing per layer and head.
 
     The newest eight entries are without gaps, and each sequence stands at a position of its own.
-    Sequence i lacks its oldest `missing * i` queries.
+    Sequence i lacks its oldest `missing * i` queries. The artifact holds what any policy reads.
     """
     layers, kv_heads, head_dim = 2, 3, 8
+    heads = kv_heads * group
+    sizes = KvShape(layers, heads, kv_heads, head_dim, hidden_size=16, dtype=torch.float32)
     draw = torch.Generator().manual_seed(seed)
     shape = (sequences, layers, kv_heads, tokens)
     gaps = torch.randint(1, 4, shape, generator=draw)
@@ -38,11 +43,15 @@ def random_view(
         keys=torch.randn(*shape, head_dim, generator=draw),
         values=torch.randn(*shape, head_dim, generator=draw),
         positions=positions.int(),
-        queries=torch.randn(sequences, layers, kv_heads * group, recent, head_dim, generator=draw),
+        queries=torch.randn(sequences, layers, heads, recent, head_dim, generator=draw),
         query_positions=query_positions.masked_fill(lacking, -1).int(),
         mass=torch.rand(shape, generator=draw) * 9,
         scale=head_dim**-0.5,
         seeds=torch.randint(-(2**62), 2**62, (sequences,), generator=draw),
+        prompt_tokens=positions[:, 0, 0, tokens // 4].long(),
+        frequencies=torch.rand(layers, head_dim // 2, generator=draw, dtype=torch.float64) ** 4,
+        artifact={k: v for file in random_artifacts(sizes, seed).values() for k, v in file.items()},
+        importance=torch.rand(shape, generator=draw),
     )
 
 
@@ -59,13 +68,14 @@ def view_of_keys(keys: list[list[float]]) -> CacheView:
         mass=torch.zeros(own.shape[:-1]),
         scale=1.0,
         seeds=torch.zeros(1, dtype=torch.int64),
+        prompt_tokens=torch.zeros(1, dtype=torch.int64),
     )
 
 
 def one_sequence(view: CacheView, index: int) -> CacheView:
     """The same view with one of its sequences only."""
-    names = ("keys", "values", "positions", "queries", "query_positions", "mass", "seeds")
-    return replace(view, **{name: getattr(view, name)[index : index + 1] for name in names})
+    part: dict[str, Any] = {name: getattr(view, name)[index : index + 1] for name in BY_SEQUENCE}
+    return replace(view, **part)
 
 
 def heads_of(view: CacheView) -> Iterator[tuple[int, int, int]]:
@@ -127,3 +137,9 @@ def cosine(a: list[float], b: list[float]) -> float:
     """0 if one of them is zero."""
     norms = math.hypot(*a) * math.hypot(*b)
     return sum(x * y for x, y in zip(a, b, strict=True)) / norms if norms else 0.0
+
+
+def coarse(score: float) -> float:
+    """To 12 significant bits: scores that a policy takes for equal if only rounding differs."""
+    mantissa, exponent = math.frexp(score)
+    return math.ldexp(round(mantissa * 4096) / 4096, exponent)

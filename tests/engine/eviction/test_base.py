@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from engine.eviction.base import CacheView, EvictionPolicy
+from engine.eviction.base import BY_SEQUENCE, CacheView, EvictionPolicy
 from tests.engine.eviction.caches import one_sequence, random_view, view_of_keys
 
 NONE = torch.zeros(1, dtype=torch.int64)
@@ -69,10 +69,9 @@ def test_parts_are_the_view_cut_by_sequences() -> None:
     view = random_view(sequences=5, tokens=1200)
     parts = view.parts()
     assert 1 < len(parts) <= 5
-    names = ("keys", "values", "positions", "queries", "query_positions", "mass", "seeds")
-    for name in names:
+    for name in BY_SEQUENCE:
         pieces = torch.cat([getattr(part, name) for part in parts])
         assert torch.equal(pieces, getattr(view, name)), name
-    bare = replace(view, queries=None, query_positions=None, mass=None)
+    bare = replace(view, queries=None, query_positions=None, mass=None, importance=None)
     assert all(part.queries is None and part.mass is None for part in bare.parts())
     assert one_sequence(view, 0).parts()[0].keys.shape[0] == 1

@@ -16,7 +16,7 @@ from tests.engine.eviction.caches import (
 NONE = torch.zeros(1, dtype=torch.int64)
 
 
-def _by_loops(view: CacheView, sequence: int, layer: int, head: int) -> list[float]:
+def formula(view: CacheView, sequence: int, layer: int, head: int) -> list[float]:
     keys = view.keys[sequence, layer, head].tolist()
     units = [[x / math.hypot(*key) for x in key] for key in keys]
     anchor = [sum(column) / len(keys) for column in zip(*units, strict=True)]
@@ -26,7 +26,7 @@ def _by_loops(view: CacheView, sequence: int, layer: int, head: int) -> list[flo
 @pytest.mark.parametrize("group", GROUPS)
 def test_follows_the_formula(group: int) -> None:
     view = random_view(group=group)
-    expected = score_by_loops(view, _by_loops)
+    expected = score_by_loops(view, formula)
     torch.testing.assert_close(KeyDiff().score(view).double(), expected, atol=1e-5, rtol=0)
 
 

@@ -127,7 +127,7 @@ def test_a_broken_cache_loses_nothing_that_is_pinned(
 ) -> None:
     """Pinned blocks may be shared, so what overflows in one request must not move them."""
     view = random_view(sequences=3)
-    for name in ("keys", "queries", "mass"):
+    for name in ("keys", "values", "queries", "mass"):
         full: dict[str, Any] = {name: torch.full_like(getattr(view, name), broken)}
         cache = replace(view, **full)
         kept = _select(policy(), cache, 11)
@@ -199,7 +199,9 @@ def test_no_setting_asks_for_more_queries_than_the_default_ring_keeps(
 def test_a_gpu_ranks_alike(policy: type[EvictionPolicy]) -> None:
     view = random_view(sequences=3, tokens=97)
     tensors = {name: tensor.cuda() for name, tensor in _tensors(view).items()}
-    there = replace(view, **tensors)
+    assert view.artifact is not None
+    artifact = {name: tensor.cuda() for name, tensor in view.artifact.items()}
+    there = replace(view, **tensors, artifact=artifact)
     torch.testing.assert_close(policy().score(there).cpu(), policy().score(view))
     kept = policy().select(there, 50, pinned=PINNED.cuda(), recent=RECENT.cuda())
     assert kept.shape == (*view.keys.shape[:3], 50)

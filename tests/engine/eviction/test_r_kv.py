@@ -1,5 +1,6 @@
 """R-KV, as we use it by default and in the form of its authors' code."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -7,7 +8,6 @@ import torch
 
 from engine.eviction.base import CacheView
 from engine.eviction.r_kv import RKV
-from engine.eviction.similarity import mean_similarity, nearest_newer
 from tests.engine.eviction.caches import (
     GROUPS,
     cosine,
@@ -66,11 +66,8 @@ def _redundancy(policy: RKV, own: torch.Tensor) -> list[float]:
     return softmax([sum(alike[i][j] for i in range(tokens)) / tokens for j in range(tokens)])
 
 
-@pytest.mark.parametrize("group", GROUPS)
-@pytest.mark.parametrize("form", FORMS)
-def test_follows_the_formula(group: int, form: str) -> None:
-    policy = RKV(**FORMS[form])
-    view = random_view(tokens=36, group=group, missing=3)  # more than one block of cosines
+def formula(policy: RKV) -> Callable[..., list[float]]:
+    """Of `policy`, its settings are read and nothing else."""
 
     def score(view: CacheView, *head: int) -> list[float]:
         weight = policy.importance_weight
@@ -78,7 +75,15 @@ def test_follows_the_formula(group: int, form: str) -> None:
         redundant = _redundancy(policy, view.keys[head])
         return [weight * i - (1 - weight) * r for i, r in zip(important, redundant, strict=True)]
 
-    expected = score_by_loops(view, score)
+    return score
+
+
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("form", FORMS)
+def test_follows_the_formula(group: int, form: str) -> None:
+    policy = RKV(**FORMS[form])
+    view = random_view(tokens=36, group=group, missing=3)  # more than one block of cosines
+    expected = score_by_loops(view, formula(policy))
     torch.testing.assert_close(policy.score(view).double(), expected, atol=1e-5, rtol=0)
 
 
@@ -113,14 +118,11 @@ def test_a_threshold_of_one_switches_redundancy_off() -> None:
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 31, 32, 33, 70])
-def test_similarity_is_right_across_blocks(tokens: int) -> None:
+@pytest.mark.parametrize("form", ["default", "paper"])
+def test_redundancy_is_right_at_any_length(form: str, tokens: int) -> None:
     draw = torch.Generator().manual_seed(tokens)
-    keys = torch.randn(2, tokens, 3, generator=draw)
-    for cache in range(2):
-        near = RKV(threshold=0.0)
-        expected = torch.tensor(_redundancy(near, keys[cache]))
-        torch.testing.assert_close(nearest_newer(keys)[cache], expected, atol=1e-5, rtol=0)
-        paper = RKV(threshold=0.5, mean_redundancy=1)
-        expected = torch.tensor(_redundancy(paper, keys[cache]))
-        actual = mean_similarity(keys, 0.5)[cache].softmax(dim=-1)
-        torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
+    keys = torch.randn(tokens, 3, generator=draw)
+    policy = RKV(**FORMS[form])
+    actual = policy._redundancy(view_of_keys(keys.tolist())).flatten()
+    expected = torch.tensor(_redundancy(policy, keys))
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)

@@ -18,7 +18,7 @@ def _mix(state: int) -> int:
     return state ^ (state >> 31)
 
 
-def _by_loops(view: CacheView, sequence: int, layer: int, head: int) -> list[float]:
+def formula(view: CacheView, sequence: int, layer: int, head: int) -> list[float]:
     number = layer * view.keys.shape[2] + head
     stream = _mix((_mix(int(view.seeds[sequence]) & MASK) + number * STEP) & MASK)
     positions = view.positions[sequence, layer, head].tolist()
@@ -33,7 +33,7 @@ def _wide(sequences: int, tokens: int) -> CacheView:
 def test_is_splitmix64() -> None:
     seeds = torch.tensor([0, 1, -1, -(2**63)])  # signs are where int64 arithmetic goes wrong
     view = replace(random_view(sequences=4), seeds=seeds)
-    assert torch.equal(RandomAttention().score(view).double(), score_by_loops(view, _by_loops))
+    assert torch.equal(RandomAttention().score(view).double(), score_by_loops(view, formula))
 
 
 def test_scores_are_uniform() -> None:

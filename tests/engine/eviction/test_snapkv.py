@@ -19,7 +19,7 @@ from tests.engine.eviction.caches import (
 NONE = torch.zeros(1, dtype=torch.int64)
 
 
-def _by_loops(window: int, radius: int) -> Callable[..., list[float]]:
+def formula(window: int, radius: int) -> Callable[..., list[float]]:
     def score(view: CacheView, sequence: int, layer: int, kv_head: int) -> list[float]:
         tokens = view.keys.shape[3]
         queries = present_queries(view, sequence, window)
@@ -40,7 +40,7 @@ def _by_loops(window: int, radius: int) -> Callable[..., list[float]]:
 @pytest.mark.parametrize(("window", "radius"), [(1, 0), (5, 0), (5, 1), (8, 3), (16, 2)])
 def test_follows_the_formula(group: int, window: int, radius: int) -> None:
     view = random_view(group=group, missing=3)
-    expected = score_by_loops(view, _by_loops(window, radius))
+    expected = score_by_loops(view, formula(window, radius))
     actual = SnapKV(window=window, pool_radius=radius).score(view)
     torch.testing.assert_close(actual.double(), expected, atol=1e-6, rtol=0)
 

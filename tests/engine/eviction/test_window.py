@@ -1,7 +1,12 @@
 import torch
 
+from engine.eviction.base import CacheView
 from engine.eviction.window import Window
-from tests.engine.eviction.caches import random_view, view_of_keys
+from tests.engine.eviction.caches import random_view, score_by_loops, view_of_keys
+
+
+def formula(view: CacheView, sequence: int, layer: int, head: int) -> list[float]:
+    return [float(position) for position in view.positions[sequence, layer, head]]
 
 
 def test_keeps_sinks_and_newest() -> None:
@@ -12,4 +17,4 @@ def test_keeps_sinks_and_newest() -> None:
 
 def test_scores_are_logical_positions() -> None:
     view = random_view()
-    assert torch.equal(Window().score(view), view.positions.float())
+    assert torch.equal(Window().score(view).double(), score_by_loops(view, formula))

@@ -1,0 +1,1 @@
+"""Makes the files that calibrated and learned eviction policies need, from text of the model."""
