@@ -79,9 +79,9 @@ def render(summaries: Sequence[Summary], caption: str) -> Picture:
 
     with mpl.rc_context(STYLE):
         figure = draw(summaries, caption)
-        svg = _save(figure, "svg")
+        svg = save(figure, "svg")
         # without the prologue, which names a document type on the network
-        return Picture(png=_save(figure, "png"), svg=svg[svg.index(b"<svg") :])
+        return Picture(png=save(figure, "png"), svg=svg[svg.index(b"<svg") :])
 
 
 def draw(summaries: Sequence[Summary], caption: str) -> Figure:
@@ -117,7 +117,8 @@ def draw(summaries: Sequence[Summary], caption: str) -> Figure:
     return figure
 
 
-def _save(figure: Figure, kind: str) -> bytes:
+def save(figure: Figure, kind: str) -> bytes:
+    """The figure as "png" or "svg", without dates or names of software."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, dpi=160, metadata=METADATA[kind])
     return buffer.getvalue()
