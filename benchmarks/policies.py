@@ -92,7 +92,8 @@ async def _sweep(target: str, grid: Grid, out: Path, console: Console | None) ->
 
 
 def row(summary: Summary, rows: Sequence[Record]) -> dict[str, object]:
-    """A cell as it is stored: the summary, and every problem's mark, so that cells can be paired.
+    """A cell as it is stored: the summary, and the marks of its problems, so that cells can be
+    paired: in the order of their ids, which is the same in every cell of a task.
 
     Speeds are left out: two servers shared the machine.
     """
@@ -100,7 +101,7 @@ def row(summary: Summary, rows: Sequence[Record]) -> dict[str, object]:
     marks = problem_means([r for r in rows if r.cell == summary.cell])
     for name in ("tokens_per_second", "wall_seconds"):
         del cell[name]
-    return {**cell, "marks": marks}
+    return {**cell, "marks": [mark for _, mark in sorted(marks.items())]}
 
 
 def publish(rows: Sequence[Record], document: Path) -> None:

@@ -10,6 +10,7 @@ from engine.eviction.lag_kv import LagKV
 from engine.eviction.paged_eviction import PagedEviction
 from engine.eviction.r_kv import RKV
 from engine.eviction.random import RandomAttention
+from engine.eviction.regret import Regret
 from engine.eviction.snapkv import SnapKV
 from engine.eviction.tova import TOVA
 from engine.eviction.tri_attention import TriAttention
@@ -33,6 +34,7 @@ POLICIES: dict[str, type[EvictionPolicy]] = {
         TriAttention,
         PagedEviction,
         DynTS,
+        Regret,
     )
 }
 

@@ -12,6 +12,7 @@ from clients.errors import DataError
 from engine.artifacts import artifact_directory
 from engine.eviction import POLICIES
 from tools.calibrate.dynts import calibrate_dynts
+from tools.calibrate.regret import calibrate_regret
 from tools.calibrate.subject import Subject, load_subject
 from tools.calibrate.traces import Report, Trace, generate, prompts_for
 from tools.calibrate.tri_attention import calibrate_tri_attention
@@ -32,6 +33,7 @@ class Calibration:
 CALIBRATIONS = {
     "tri_attention": Calibration(calibrate_tri_attention, traces=160),
     "dynts": Calibration(calibrate_dynts, traces=720),
+    "regret": Calibration(calibrate_regret, traces=240),
 }
 
 

@@ -1,7 +1,7 @@
 """The model that is calibrated, loaded as plain transformers with an attention that can be watched.
 
 Watching costs nothing while nobody does: the attention is torch's own, and whoever watches is shown
-queries and keys of each layer on the way.
+queries, keys and values of each layer on the way.
 """
 
 from collections.abc import Callable, Iterator
@@ -34,6 +34,7 @@ class Attended:
     layer: int
     queries: torch.Tensor  # [heads, tokens, head_dim], rotary applied
     keys: torch.Tensor  # [kv_heads, tokens, head_dim], rotary applied
+    values: torch.Tensor  # [kv_heads, tokens, head_dim]
     visible: torch.Tensor | None  # [tokens, tokens] bool or added; None: all that is not newer
     scale: float
 
@@ -66,7 +67,7 @@ def _attention(
         visible = None if attention_mask is None else attention_mask[0, 0]
         scale = settings.get("scaling") or query.shape[-1] ** -0.5
         layer: int = module.layer_idx  # type: ignore[assignment]
-        _watcher(Attended(layer, query[0], key[0], visible, scale))
+        _watcher(Attended(layer, query[0], key[0], value[0], visible, scale))
     output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
     return output, None
 

@@ -91,10 +91,11 @@ one CPU thread. The weights were rounded to bfloat16 afterwards.
 
 ## Files for eviction policies
 
-`tri_attention.safetensors` (3 KB, query statistics) and `dynts.safetensors` (0.8 MB, an importance
-predictor) are what the policies of these names read. `sluice calibrate --policy NAME --model
-models/{name}` makes them, from 160 and 720 of this model's own answers to problems of the training
-split; make them again if the model is trained again. Plain transformers ignores them.
+`tri_attention.safetensors` (3 KB, query statistics), `dynts.safetensors` (0.8 MB, an importance
+predictor) and `regret.safetensors` (0.1 MB, a look-up predictor) are what the policies of these
+names read. `sluice calibrate --policy NAME --model models/{name}` makes them, from 160, 720
+and 240 of this model's own answers to problems of the training split; make them again if the model
+is trained again. Plain transformers ignores them.
 
 ## Greedy Pass@1 with the whole cache
 

@@ -2,6 +2,7 @@
 
 import torch
 
+from engine.eviction import regret
 from engine.eviction.dynts import predictor_shapes
 from engine.kv_pool import KvShape
 
@@ -17,7 +18,12 @@ def random_artifacts(shape: KvShape, seed: int = 0) -> dict[str, dict[str, torch
         name: torch.randn(size, generator=draw) / size[1] ** 0.5
         for name, size in predictor_shapes(shape.hidden_size).items()
     }
+    spread = {
+        name: torch.randn(size, generator=draw) / size[-1] ** 0.5
+        for name, size in regret.artifact_shapes(shape).items()
+    }
     return {
+        "regret": spread,
         "tri_attention": {
             "q_mean": torch.cat([real, imaginary], dim=-1),
             "q_abs": torch.hypot(real, imaginary) + torch.rand(half, generator=draw),

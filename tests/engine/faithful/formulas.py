@@ -19,6 +19,7 @@ from tests.engine.eviction import (
     test_paged_eviction,
     test_r_kv,
     test_random,
+    test_regret,
     test_snapkv,
     test_tova,
     test_tri_attention,
@@ -47,4 +48,5 @@ def formulas(budget: Budget) -> dict[str, Formula]:
         "expected_attention": test_expected_attention.formula(ExpectedAttention()),
         "tri_attention": test_tri_attention.formula(selection=0),
         "dynts": test_dynts.formula,
+        "regret": test_regret.formula,
     }
