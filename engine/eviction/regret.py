@@ -79,11 +79,21 @@ class Regret(EvictionPolicy):
 def unrotated(view: CacheView) -> torch.Tensor:
     """The keys without their rotary embedding, shaped alike."""
     assert view.frequencies is not None
-    angles = view.positions[..., None] * view.frequencies[:, None, None]  # float64
-    angles = torch.remainder(angles, 2 * torch.pi).float()
-    cosine, sine = angles.cos(), angles.sin()
-    first, second = view.keys.chunk(2, dim=-1)
-    return torch.cat([first * cosine + second * sine, second * cosine - first * sine], dim=-1)
+    layers, half = view.frequencies.shape
+    # Angles by position, since entries of all heads and sequences share most of theirs.
+    length = int(view.positions[:, 0, 0, -1].max()) + 1
+    positions = torch.arange(length, device=view.keys.device)
+    angles = positions[:, None] * view.frequencies[:, None]  # [layers, length, half] float64
+    angles = (angles - (angles * (0.5 / torch.pi)).floor() * (2 * torch.pi)).float()
+    table = torch.cat([angles.cos(), angles.sin()], dim=-1).view(layers * length, 2 * half)
+    first_row = torch.arange(layers, device=table.device)[:, None, None] * length
+    turns = table.index_select(0, (view.positions + first_row).flatten())
+    cosine, sine = turns.view(*view.keys.shape).split(half, dim=-1)
+    first, second = view.keys.split(half, dim=-1)
+    keys = torch.empty_like(view.keys)
+    torch.addcmul(first * cosine, second, sine, out=keys[..., :half])
+    torch.addcmul(second * cosine, first, sine, value=-1, out=keys[..., half:])
+    return keys
 
 
 def look_up_probability(keys: torch.Tensor, artifact: Mapping[str, torch.Tensor]) -> torch.Tensor:
