@@ -183,7 +183,8 @@ def _needs(policy: type[EvictionPolicy]) -> str:
     """What the policy reads beside keys, values and positions, for people."""
     queries = policy().needs_queries
     needs = {
-        f"the last {queries} queries": queries > 0,
+        "the last query": queries == 1,
+        f"the last {queries} queries": queries > 1,
         "received attention": policy.needs_mass,
         "rotary positions": policy.needs_frequencies,
         "a file made by `sluice calibrate`": policy.needs_artifact,
