@@ -21,10 +21,10 @@ from tools.calibrate.traces import Report, Trace
 AGE = 12  # tokens behind the moment: what is younger, a budget protects anyway
 SHARP = 0.1  # share of a query's attention that makes a look-up
 MOMENTS = 8  # of a trace
-MOST_EXAMPLES = 1 << 16  # of each head
+MOST_EXAMPLES = 1 << 17  # of each head
 QUERIES = 256  # whose attention is computed at a time
 VALUE_WEIGHT = 0.5  # of a distance between values against one between keys, each in its own spread
-STEPS, BATCH, RATE, DECAY = 1500, 1024, 4e-3, 1e-2
+STEPS, BATCH, RATE, DECAY = 4000, 1024, 4e-3, 1e-2
 HELD_OUT = 0.1  # share of the examples, the last ones, not trained on
 LEAST_EXAMPLES = 1000
 

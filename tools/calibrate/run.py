@@ -33,7 +33,7 @@ class Calibration:
 CALIBRATIONS = {
     "tri_attention": Calibration(calibrate_tri_attention, traces=160),
     "dynts": Calibration(calibrate_dynts, traces=720),
-    "regret": Calibration(calibrate_regret, traces=240),
+    "regret": Calibration(calibrate_regret, traces=480),
 }
 
 

@@ -94,7 +94,7 @@ one CPU thread. The weights were rounded to bfloat16 afterwards.
 `tri_attention.safetensors` (3 KB, query statistics), `dynts.safetensors` (0.8 MB, an importance
 predictor) and `regret.safetensors` (0.1 MB, a look-up predictor) are what the policies of these
 names read. `sluice calibrate --policy NAME --model models/{name}` makes them, from 160, 720
-and 240 of this model's own answers to problems of the training split; make them again if the model
+and 480 of this model's own answers to problems of the training split; make them again if the model
 is trained again. Plain transformers ignores them.
 
 ## Greedy Pass@1 with the whole cache
