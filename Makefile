@@ -9,7 +9,7 @@ demo: $(VENV)/.installed
 	$(BIN)/sluice demo
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check .
