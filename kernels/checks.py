@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+FP8 = torch.float8_e4m3fn  # of a pool only: what is stored is round(clamp(x / scale, +-448))
+FP8_LARGEST = 448.0
 INTS = (torch.int32, torch.int64)
 
 LAYER_POOL = "[blocks, kv_heads, block_size, head_dim]"
@@ -41,10 +43,29 @@ def check_tensor(
         raise ValueError(f"{name} is on {tensor.device}, keys on {like.device}; one device needed")
 
 
+def check_adjacent(
+    name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype, like: Tensor
+) -> None:
+    """Raises unless `tensor` has that shape and dtype, a last stride of 1, and lies where `like`
+    does; the other strides are free.
+    """
+    if tensor.dtype is not dtype:
+        raise TypeError(f"{name} is {tensor.dtype}; expected {dtype}")
+    if tensor.shape != shape or not (tensor.is_contiguous() or tensor.stride(-1) == 1):
+        raise ValueError(
+            f"{name} has shape {tuple(tensor.shape)} and strides {tensor.stride()}; "
+            f"expected {tuple(shape)} with last stride 1"
+        )
+    if tensor.device != like.device:
+        raise ValueError(f"{name} is on {tensor.device}, others on {like.device}; one needed")
+
+
 def check_pool(keys: Tensor, values: Tensor, layout: str) -> None:
     """Raises unless `keys` and `values` are contiguous float tensors of one shape and layout."""
-    if keys.dtype not in FLOATS:
-        raise TypeError(f"keys are {keys.dtype}; allowed: float32, bfloat16, float16")
+    if keys.dtype not in FLOATS and keys.dtype is not FP8:
+        raise TypeError(
+            f"keys are {keys.dtype}; allowed: float32, bfloat16, float16, float8_e4m3fn"
+        )
     if values.dtype is not keys.dtype:
         raise TypeError(f"values are {values.dtype}, keys {keys.dtype}; give both one dtype")
     shape = keys.shape
@@ -79,6 +100,19 @@ def check_slots(name: str, tensor: Tensor, keys: Tensor, dtype: torch.dtype) -> 
         raise ValueError(f"{name} is on {tensor.device}, keys on {keys.device}; one device needed")
 
 
+def check_scales(key_scales: Tensor | None, value_scales: Tensor | None, keys: Tensor) -> None:
+    """Raises unless a float8_e4m3fn pool has one float32 per KV head twice, any other pool none."""
+    for name, scales in (("key_scales", key_scales), ("value_scales", value_scales)):
+        if (scales is not None) is not (keys.dtype is FP8):
+            given = "None" if scales is None else f"of shape {tuple(scales.shape)}"
+            raise ValueError(
+                f"{name} is {given} with keys of {keys.dtype}; a float8_e4m3fn pool needs scales, "
+                "any other pool takes None"
+            )
+        if scales is not None:
+            check_vector(name, scales, keys.shape[1], torch.float32, keys)
+
+
 def check_vector(name: str, tensor: Tensor, size: int, dtype: torch.dtype, keys: Tensor) -> None:
     """Raises unless `tensor` has shape [size], that dtype, and lies where `keys` do."""
     if tensor.dtype is not dtype:
@@ -108,14 +142,21 @@ def check_tables(block_tables: Tensor, keys: Tensor) -> None:
 
 
 def check_attention(
-    query: Tensor, keys: Tensor, values: Tensor, block_tables: Tensor, lengths: Tensor
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    block_tables: Tensor,
+    lengths: Tensor,
+    key_scales: Tensor | None,
+    value_scales: Tensor | None,
 ) -> None:
     """Raises unless these are what paged_decode and paged_prefill have in common.
 
-    query: [rows, heads, head_dim] of the pool's dtype, whole groups of heads; keys and values one
-    layer's pool; lengths: one int32 per row of block_tables.
+    query: [rows, heads, head_dim] of the pool's dtype, or any float with an fp8 pool, whole groups
+    of heads; keys and values one layer's pool; lengths: one int32 per row of block_tables.
     """
     check_pool(keys, values, LAYER_POOL)
+    check_scales(key_scales, value_scales, keys)
     check_tables(block_tables, keys)
     check_vector("lengths", lengths, block_tables.shape[0], torch.int32, keys)
     check_rows("query", query, keys)
@@ -127,8 +168,14 @@ def check_attention(
 
 
 def check_rows(name: str, tensor: Tensor, keys: Tensor) -> None:
-    """Raises unless `tensor` is [rows, any heads, head_dim], like `keys` in dtype and device."""
-    if tensor.dtype is not keys.dtype:
+    """Raises unless `tensor` is [rows, any heads, head_dim], like `keys` in dtype and device.
+
+    Beside float8_e4m3fn keys it is any other float.
+    """
+    if keys.dtype is FP8:
+        if tensor.dtype not in FLOATS:
+            raise TypeError(f"{name} is {tensor.dtype}; allowed: float32, bfloat16, float16")
+    elif tensor.dtype is not keys.dtype:
         raise TypeError(f"{name} is {tensor.dtype}, keys {keys.dtype}; give both one dtype")
     shape = tensor.shape
     if len(shape) != 3 or shape[2] != keys.shape[3]:
@@ -138,6 +185,19 @@ def check_rows(name: str, tensor: Tensor, keys: Tensor) -> None:
         )
     if tensor.device != keys.device:
         raise ValueError(f"{name} is on {tensor.device}, keys on {keys.device}; one device needed")
+
+
+def check_new(key: Tensor, value: Tensor, keys: Tensor) -> None:
+    """Raises unless both are [tokens, kv_heads, head_dim], what one layer's pool can store."""
+    check_rows("key", key, keys)
+    check_rows("value", value, keys)
+    if key.shape[1] != keys.shape[1] or value.shape != key.shape:
+        raise ValueError(
+            f"key has shape {tuple(key.shape)}, value {tuple(value.shape)}; expected both "
+            f"[tokens, {keys.shape[1]}, {keys.shape[3]}] to match keys {tuple(keys.shape)}"
+        )
+    if value.dtype is not key.dtype:
+        raise TypeError(f"value is {value.dtype}, key {key.dtype}; give both one dtype")
 
 
 def check_window(

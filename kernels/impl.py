@@ -24,14 +24,16 @@ class Impl(StrEnum):
     REFERENCE = "reference"
 
 
+NUMBA_DTYPES = (torch.float32, torch.float8_e4m3fn)  # the latter of pools only
 MODULES = {Impl.TRITON: "kernel", Impl.NUMBA: "cpu", Impl.REFERENCE: "reference"}
 
 
 def resolve(impl: Impl | str | None, tensor: torch.Tensor) -> Impl:
     """The implementation for inputs like `tensor`.
 
-    None chooses: CUDA (and ROCm) tensors Triton, float32 on the CPU numba, the reference otherwise
-        or where the package needed is not installed. A name is obeyed.
+    None chooses: CUDA (and ROCm) tensors Triton, float32 on the CPU numba (and pools of
+        float8_e4m3fn there), the reference otherwise or where the package needed is not installed.
+        A name is obeyed.
 
     Raises:
         ValueError: the name is unknown, or that implementation cannot take such a tensor.
@@ -89,7 +91,7 @@ def set_cpu_threads(count: int) -> None:
 def _choose(tensor: torch.Tensor) -> Impl:
     if tensor.is_cuda:
         return Impl.TRITON if _installed("triton") else Impl.REFERENCE
-    if tensor.is_cpu and tensor.dtype is torch.float32 and _installed("numba"):
+    if tensor.is_cpu and tensor.dtype in NUMBA_DTYPES and _installed("numba"):
         return Impl.NUMBA
     return Impl.REFERENCE
 
@@ -98,7 +100,7 @@ def _check_supported(chosen: Impl, tensor: torch.Tensor) -> None:
     received = f"got {tensor.dtype} on {tensor.device}"
     if not _installed(chosen.value):
         raise ImportError(f"impl {chosen.value!r} needs the package {chosen.value}; install it")
-    if chosen is Impl.NUMBA and not (tensor.is_cpu and tensor.dtype is torch.float32):
+    if chosen is Impl.NUMBA and not (tensor.is_cpu and tensor.dtype in NUMBA_DTYPES):
         raise ValueError(
             f"impl 'numba' takes float32 on the CPU, {received}; use impl=None or 'reference'"
         )

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from kernels.checks import INTS, WHOLE_POOL, check_pool, check_slots, check_tables
+from kernels.checks import FP8, INTS, WHOLE_POOL, check_pool, check_slots, check_tables
 from kernels.impl import Impl, implementation
 
 
@@ -25,14 +25,13 @@ def compact_kv(
 
     Args:
         keys, values: [layers, blocks, kv_heads, block_size, head_dim], contiguous, float32,
-            bfloat16 or float16; written.
+            bfloat16, float16 or float8_e4m3fn; written, bit for bit, so that fp8 needs no scales.
         slot_positions: [layers, blocks, kv_heads, block_size] int32; written.
         block_tables: [sequences, max_blocks] int32, the pool block of each run of block_size slots.
         kept: [sequences, layers, kv_heads, count] int32 or int64, contiguous, slots of the
             sequence. Apart from the padding they ascend strictly, so that kept[i] >= i and moving
             in order is safe (checked by the reference only).
-        slot_mass: [layers, blocks, kv_heads, block_size] float32, moves along; None if nothing
-            keeps it.
+        slot_mass: [layers, blocks, kv_heads, block_size] float32, moves along; None: not kept.
         impl: None chooses by device; see `kernels.impl`.
 
     Raises:
@@ -55,4 +54,6 @@ def compact_kv(
     if slot_mass is not None:
         check_slots("slot_mass", slot_mass, keys, torch.float32)
     compact = implementation("compact_kv", impl, keys)
+    if keys.dtype is FP8:  # bytes, which every implementation can move
+        keys, values = keys.view(torch.uint8), values.view(torch.uint8)
     compact(keys, values, slot_positions, block_tables, kept, slot_mass)

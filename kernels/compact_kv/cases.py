@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kernels.checks import FP8
+
 NO_BLOCK = 2**30
 
 
@@ -37,7 +39,7 @@ class Case:
 
 def bits(shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
     """Random bit patterns as floats: every value, infinities and NaNs of any payload."""
-    integer = torch.int32 if dtype.itemsize == 4 else torch.int16
+    integer = {1: torch.int8, 2: torch.int16, 4: torch.int32}[dtype.itemsize]
     limits = torch.iinfo(integer)
     return torch.randint(
         limits.min,
@@ -92,6 +94,8 @@ CASES = (
     Case("nothing-moves", (32, 20), count=20, shared=1, mass=False),
     Case("keep-one", (16, 1), count=1, head_dim=64),
     Case("block5", (23, 40), count=14, block_size=5, shared=1),
+    Case("fp8", (111, 64, 80), count=50, shared=2, dtype=FP8),
+    Case("fp8-dim80", (70, 33), count=33, dtype=FP8, head_dim=80, kept_dtype=torch.int64),
 )
 BENCHMARKS = (
     Case("pocket-64x512", (512,) * 64, count=480, layers=4),

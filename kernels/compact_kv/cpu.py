@@ -6,14 +6,18 @@ from numba import njit, prange
 from torch import Tensor
 
 SIGNATURE = (
-    "void(float32[:,:,:,:,::1], float32[:,:,:,:,::1], int32[:,:,:,::1], int32[:,:], "
+    "void({pool}[:,:,:,:,::1], {pool}[:,:,:,:,::1], int32[:,:,:,::1], int32[:,:], "
     "{kept}[:,:,:,::1], float32[:,:,:,::1])"
 )
 NO_MASS = np.zeros((0, 0, 0, 0), np.float32)
 
 
 @njit(
-    [SIGNATURE.format(kept="int32"), SIGNATURE.format(kept="int64")],
+    [
+        SIGNATURE.format(pool=pool, kept=kept)
+        for pool in ("float32", "uint8")
+        for kept in ("int32", "int64")
+    ],
     parallel=True,
     cache=True,
     fastmath=True,
@@ -49,7 +53,7 @@ def compact_kv(
     kept: Tensor,
     slot_mass: Tensor | None,
 ) -> None:
-    """See `kernels.compact_kv.compact_kv`; float32 on the CPU."""
+    """See `kernels.compact_kv.compact_kv`; float32 or uint8, on the CPU."""
     _compact(
         keys.numpy(),
         values.numpy(),

@@ -4,24 +4,29 @@
 A task is one query row and one KV head; tasks are dealt out to the threads in turn, so that rows of
 growing length (a prefill chunk) load them evenly. Within a task every slot's logit is computed
 first, then the softmax, then the weighted sum: no rescaling, and a result that depends on nothing
-but the row.
+but the row. Slots are taken in tiles of up to 16, see `kernels.tiles`.
 
-The compiled code is cached beside this file (or under NUMBA_CACHE_DIR), keyed by this file alone,
-which is why all of it lives here. `NUMBA_NUM_THREADS` at start-up is the most threads numba can
-ever use; the engine picks the number with `kernels.impl.set_cpu_threads`.
+The compiled code is cached beside this file (or under NUMBA_CACHE_DIR), keyed by this file alone.
+Tensors come as addresses, since `Tensor.numpy()` costs more than a small batch does.
+`NUMBA_NUM_THREADS` at start-up is the most threads numba can ever use; the engine picks the number
+with `kernels.impl.set_cpu_threads`.
 """
 
 from math import e, log2
+from typing import Any
 
 import numpy as np
 from numba import get_num_threads, njit, prange
-from torch import Tensor, from_numpy
+from torch import Tensor
+
+from kernels.addresses import floats, int32s
+from kernels.tiles import LANES, accumulate, fetch, score, tile_at
 
 F = np.float32
 HIDDEN = F(-1e30)  # a logit; fastmath assumes that there are no infinities
 FLOOR = F(-1e29)  # the least maximum: a row with only hidden slots gets weights of 0, not 1
-NO_SLOTS = np.zeros((0, 0, 0), np.int32)
-NO_ROWS = np.zeros(0, np.int32)
+WHOLE = 32  # logits that the compiled softmax takes at a time; what is left over runs one by one
+WORTH_THREADS = 1 << 19  # numbers; for fewer, waking a second thread costs more than it saves
 
 
 @njit(fastmath=True, nogil=True)
@@ -40,154 +45,160 @@ def _exp2(x):
     return np.int32(F(power).view(np.int32) + (whole << np.int32(23))).view(np.float32)
 
 
-@njit(fastmath=True, nogil=True)
-def _score(query, tile, slots, logits):
-    """logits[:slots] = tile[:slots] @ query; four slots at a time share the loads of the query."""
-    head_dim = query.shape[0]
-    fours = slots - slots % 4
-    for slot in range(0, fours, 4):
-        a, b, c, d = F(0), F(0), F(0), F(0)
-        for dim in range(head_dim):
-            x = query[dim]
-            a += x * tile[slot, dim]
-            b += x * tile[slot + 1, dim]
-            c += x * tile[slot + 2, dim]
-            d += x * tile[slot + 3, dim]
-        logits[slot] = a
-        logits[slot + 1] = b
-        logits[slot + 2] = c
-        logits[slot + 3] = d
-    for slot in range(fours, slots):
-        a = F(0)
-        for dim in range(head_dim):
-            a += query[dim] * tile[slot, dim]
-        logits[slot] = a
-
-
-@njit(fastmath=True, nogil=True)
-def _accumulate(weights, tile, slots, total):
-    """total += weights[:slots] @ tile[:slots]; four slots at a time share the traffic of total."""
-    head_dim = total.shape[0]
-    fours = slots - slots % 4
-    for slot in range(0, fours, 4):
-        a, b, c, d = weights[slot], weights[slot + 1], weights[slot + 2], weights[slot + 3]
-        for dim in range(head_dim):
-            total[dim] += (
-                a * tile[slot, dim]
-                + b * tile[slot + 1, dim]
-                + c * tile[slot + 2, dim]
-                + d * tile[slot + 3, dim]
-            )
-    for slot in range(fours, slots):
-        a = weights[slot]
-        for dim in range(head_dim):
-            total[dim] += a * tile[slot, dim]
-
-
-@njit(fastmath=True, nogil=True)
-def _softmax(logits, slots):
-    """Turns base-2 logits[:slots] into weights adding up to 1, or all 0 if every slot is hidden."""
-    largest = FLOOR
-    for slot in range(slots):
-        largest = max(largest, logits[slot])
+@njit(fastmath=True, nogil=True, error_model="numpy")
+def _softmax(logits):
+    """Turns base-2 logits into weights; returns 1 / their sum, or 0 if every slot is hidden."""
+    # The maximum of whole numbers that order as floats do: that of floats does not vectorise.
+    top = np.int32(-0x80000000)
+    for slot in range(logits.shape[0]):
+        bits = F(logits[slot]).view(np.int32)
+        top = max(top, np.int32(bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF))))
+    largest = np.int32(top ^ ((top >> np.int32(31)) & np.int32(0x7FFFFFFF))).view(np.float32)
+    largest = max(largest, FLOOR)
     total = F(0)
-    for slot in range(slots):
+    for slot in range(logits.shape[0]):
         weight = F(0) if logits[slot] <= HIDDEN else _exp2(logits[slot] - largest)
         logits[slot] = weight
         total += weight
-    share = F(1) / total if total > F(0) else F(0)
-    for slot in range(slots):
-        logits[slot] *= share
+    return F(1) / total if total > F(0) else F(0)
 
 
 @njit(fastmath=True, nogil=True)
 def _hide(logits, positions, slots, oldest):
+    """Hides the slots of a tile whose positions come before `oldest`; both are addresses."""
+    row, held = floats(logits, slots), int32s(positions, slots)
     for slot in range(slots):
-        if positions[slot] < oldest:
-            logits[slot] = HIDDEN
+        if held[slot] < oldest:
+            row[slot] = HIDDEN
 
 
-@njit(fastmath=True, nogil=True)
+@njit(nogil=True, error_model="numpy")
+def _block(table, start, last, head, sizes, numbers):
+    """Which slot of the pool is slot `start` of the row; fetches the head's next block of `numbers`
+    meanwhile, for blocks lie anywhere and a processor cannot guess where.
+    """
+    kv_heads, block_size, head_dim, item = sizes
+    blocks, index = int32s(table, -(-last // block_size)), start // block_size
+    if start + block_size < last:
+        size = item * block_size * head_dim
+        fetch(numbers + (np.int64(blocks[index + 1]) * kv_heads + head) * size, size)
+    return (np.int64(blocks[index]) * kv_heads + head) * block_size
+
+
+@njit(nogil=True)
 def _attend_head(
-    scaled,  # [group, head_dim], the queries of one KV head, times scale
-    keys,
-    values,
-    table,  # [max_blocks]
+    pool,  # addresses of keys, values and slot positions (0: all slots count)
+    table,  # address of the row's blocks
     head,
-    first,  # the first slot looked at, where a block starts
-    last,  # the slots seen end here
-    oldest,  # the position from which slots count
-    slot_positions,  # empty: all count
-    logits,  # [group, at least last - first + block_size], scratch
-    total,  # [group, head_dim], the result
+    span,  # first slot looked at, where a block starts; end of the slots seen; oldest that counts
+    sizes,  # kv_heads, block_size, head_dim, bytes of a number in the pool
+    scaled,  # [group, width], the queries of one KV head, times scale
+    logits,  # [group, at least the slots looked at + WHOLE + LANES], scratch
+    total,  # [group, width], the result
+    shares,  # [group], what it is yet to be multiplied by
+    scratch,  # [LANES, width], zeros past head_dim
 ):
-    group, block_size = scaled.shape[0], keys.shape[2]
+    keys, values, slot_positions = pool
+    first, last, oldest = span
+    block_size, head_dim, item = sizes[1:]
+    group, width = scaled.shape
+    stride, spare = 4 * logits.shape[1], scratch.ctypes.data
+    queries, weights, sums = scaled.ctypes.data, logits.ctypes.data, total.ctypes.data
     for start in range(first, last, block_size):
-        block = table[start // block_size]
-        slots = min(block_size, last - start)
-        for member in range(group):
-            part = logits[member, start - first :]
-            _score(scaled[member], keys[block, head], slots, part)
-            if slot_positions.size:
-                _hide(part, slot_positions[block, head], slots, oldest)
+        block = _block(table, start, last, head, sizes, keys)
+        for offset in range(0, min(block_size, last - start), LANES):
+            slots = min(LANES, block_size - offset, last - start - offset)
+            place = keys + item * (block + offset) * head_dim
+            tile = tile_at(place, item, slots, head_dim, width, spare)
+            for member in range(group):
+                own = weights + member * stride + 4 * (start + offset - first)
+                score(queries + 4 * member * width, tile, slots, width, own)
+                if slot_positions:
+                    _hide(own, slot_positions + 4 * (block + offset), slots, oldest)
+    whole = -(-(last - first) // WHOLE) * WHOLE
     for member in range(group):
-        _softmax(logits[member], last - first)
-        total[member] = F(0)
+        logits[member, last - first : whole] = HIDDEN
+        shares[member] = _softmax(logits[member, :whole])
+    total[:] = F(0)
     for start in range(first, last, block_size):
-        block = table[start // block_size]
-        slots = min(block_size, last - start)
-        for member in range(group):
-            part = logits[member, start - first :]
-            _accumulate(part, values[block, head], slots, total[member])
+        block = _block(table, start, last, head, sizes, values)
+        for offset in range(0, min(block_size, last - start), LANES):
+            slots = min(LANES, block_size - offset, last - start - offset)
+            place = values + item * (block + offset) * head_dim
+            tile = tile_at(place, item, slots, head_dim, width, spare)
+            own = weights + 4 * (start + offset - first)
+            accumulate(own, stride, tile, slots, width, group, sums)
 
 
-@njit(
-    "void(float32[:,:,:], float32[:,:,:,::1], float32[:,:,:,::1], int32[:,:], int32[:], int32[:], "
-    "float32, int32, int32[:,:,::1], int32[:], int64, float32[:,:,::1])",
-    parallel=True,
-    cache=True,
-    fastmath=True,
-    nogil=True,
-)
-def _attend(
-    query,  # [rows, heads, head_dim]
-    keys,  # [blocks, kv_heads, block_size, head_dim]
-    values,
-    block_tables,  # [sequences, max_blocks]
-    row_tables,  # [rows], which table row each query row reads
-    visible,  # [rows], how many slots it sees
-    scale,  # times log2(e)
-    window,  # 0: none
-    slot_positions,  # [blocks, kv_heads, block_size], empty without a window
-    query_positions,  # [rows], empty without a window
-    workers,  # an argument, since a function that asks numba for it cannot be cached
-    out,  # [rows, heads, head_dim]
-):
-    rows, heads, head_dim = query.shape
-    kv_heads, block_size = keys.shape[1], keys.shape[2]
-    group = heads // kv_heads
+@njit(nogil=True, error_model="numpy")
+def _attend_tasks(worker, workers, query, pool, scales, tables, window, scale, out, sizes):
+    """Every `workers`-th task from `worker` on; the arguments are those of `_attend`."""
+    address, row_stride, head_stride, dim_stride = query
+    block_tables, table_stride, row_tables, visible, query_positions = tables
+    rows, heads, kv_heads, block_size, head_dim, item = sizes
+    key_scales, value_scales = scales
+    group, width = heads // kv_heads, -(-head_dim // LANES) * LANES
+    seen = int32s(visible, rows)
     longest = 0
     for row in range(rows):
-        longest = max(longest, visible[row])
+        longest = max(longest, seen[row])
+    logits = np.empty((group, (longest // WHOLE + 2) * WHOLE + LANES), np.float32)
+    scaled = np.zeros((group, width), np.float32)
+    total = np.empty((group, width), np.float32)
+    shares = np.empty(group, np.float32)
+    scratch = np.zeros((LANES, width), np.float32)
+    for task in range(worker, rows * kv_heads, workers):
+        row, head = task // kv_heads, task % kv_heads
+        first, oldest = 0, 0
+        if window:
+            first = max(0, seen[row] - window) // block_size * block_size
+            oldest = int32s(query_positions, rows)[row] - window + 1
+        of_keys, of_values = scale, F(1)
+        if key_scales:
+            of_keys = scale * floats(key_scales, kv_heads)[head]
+            of_values = floats(value_scales, kv_heads)[head]
+        for member in range(group):
+            start = row * row_stride + (head * group + member) * head_stride
+            source = floats(address + 4 * start, (head_dim - 1) * dim_stride + 1)
+            for dim in range(head_dim):
+                scaled[member, dim] = source[dim * dim_stride] * of_keys
+        index = int32s(row_tables, rows)[row] if row_tables else row
+        table = block_tables + 4 * index * table_stride
+        span = (first, np.int64(seen[row]), oldest)
+        own = (kv_heads, block_size, head_dim, item)
+        _attend_head(pool, table, head, span, own, scaled, logits, total, shares, scratch)
+        for member in range(group):
+            place = out + 4 * (row * heads + head * group + member) * head_dim
+            result, share = floats(place, head_dim), shares[member] * of_values
+            for dim in range(head_dim):
+                result[dim] = total[member, dim] * share
+
+
+SIGNATURE = (
+    "void(UniTuple(int64, 4), UniTuple(int64, 3), UniTuple(int64, 2), UniTuple(int64, 5), int64, "
+    "float32, int64, UniTuple(int64, 6))"
+)
+
+
+@njit(SIGNATURE, cache=True, nogil=True)
+def _attend(
+    query,  # address and strides of [rows, heads, head_dim]
+    pool,  # addresses of keys, values and slot positions (0 without a window)
+    scales,  # addresses of key_scales and value_scales, 0 where the pool holds floats
+    tables,  # address of the block tables, stride of their rows, addresses of which table row each
+    # query row reads (0: its own), of how many slots it sees, and of its position
+    window,  # 0: none
+    scale,  # times log2(e)
+    out,  # address of [rows, heads, head_dim]
+    sizes,  # rows, heads, kv_heads, block_size, head_dim, bytes of a number in the pool
+):
+    _attend_tasks(0, 1, query, pool, scales, tables, window, scale, out, sizes)
+
+
+@njit(SIGNATURE[:-1] + ", int64)", parallel=True, cache=True, nogil=True)
+def _attend_shared(query, pool, scales, tables, window, scale, out, sizes, workers):
     for worker in prange(workers):
-        logits = np.empty((group, longest + block_size), np.float32)
-        scaled = np.empty((group, head_dim), np.float32)
-        total = np.empty((group, head_dim), np.float32)
-        for task in range(worker, rows * kv_heads, workers):
-            row, head = task // kv_heads, task % kv_heads
-            first, oldest = 0, 0
-            if window:
-                first = max(0, visible[row] - window) // block_size * block_size
-                oldest = query_positions[row] - window + 1
-            for member in range(group):
-                for dim in range(head_dim):
-                    scaled[member, dim] = query[row, head * group + member, dim] * scale
-            table = block_tables[row_tables[row]]
-            span = (first, visible[row], oldest)
-            _attend_head(scaled, keys, values, table, head, *span, slot_positions, logits, total)
-            for member in range(group):
-                for dim in range(head_dim):
-                    out[row, head * group + member, dim] = total[member, dim]
+        _attend_tasks(worker, workers, query, pool, scales, tables, window, scale, out, sizes)
 
 
 def attend_rows(
@@ -195,33 +206,45 @@ def attend_rows(
     keys: Tensor,
     values: Tensor,
     block_tables: Tensor,
-    row_tables: np.ndarray,
-    visible: np.ndarray,
+    row_tables: Tensor | None,
+    visible: Tensor,
     scale: float,
     window: int | None,
     slot_positions: Tensor | None,
     query_positions: Tensor | None,
+    key_scales: Tensor | None,
+    value_scales: Tensor | None,
 ) -> Tensor:
-    """Attention of query row r over the first visible[r] slots of table row row_tables[r].
+    """Attention of query row r over the first visible[r] slots of table row row_tables[r], or r.
 
     Both are int32 [rows]; the tensors and the rest are those of `paged_decode`.
     """
-    out = np.empty(query.shape, np.float32)
-    _attend(
-        query.numpy(),
-        keys.numpy(),
-        values.numpy(),
-        block_tables.numpy(),
-        row_tables,
-        visible,
+    rows, heads, head_dim = query.shape
+    _, kv_heads, block_size, _ = keys.shape
+    out = query.new_empty((rows, heads, head_dim))
+    if window is None:
+        slot_positions, query_positions = None, None
+    # this list keeps alive what contiguous() may have copied
+    rows_of = [row_tables, visible, query_positions, slot_positions, key_scales, value_scales]
+    rows_of = [None if tensor is None else tensor.contiguous() for tensor in rows_of]
+    reads, seen, positions, slots, *scales = [0 if t is None else t.data_ptr() for t in rows_of]
+    arguments = (
+        (query.data_ptr(), *query.stride()),
+        (keys.data_ptr(), values.data_ptr(), slots),
+        tuple(scales),
+        (block_tables.data_ptr(), block_tables.stride(0), reads, seen, positions),
+        window or 0,
         scale * log2(e),
-        0 if window is None else window,
-        NO_SLOTS if window is None or slot_positions is None else slot_positions.numpy(),
-        NO_ROWS if window is None or query_positions is None else query_positions.numpy(),
-        get_num_threads(),
-        out,
+        out.data_ptr(),
+        (rows, heads, kv_heads, block_size, head_dim, keys.element_size()),
     )
-    return from_numpy(out)
+    shared = out.numel() * block_tables.shape[1] * block_size >= WORTH_THREADS
+    workers = get_num_threads() if shared else 1
+    if workers > 1:
+        _attend_shared(*arguments, workers)
+    else:
+        _attend(*arguments)
+    return out
 
 
 def paged_decode(
@@ -230,22 +253,7 @@ def paged_decode(
     values: Tensor,
     block_tables: Tensor,
     lengths: Tensor,
-    scale: float,
-    window: int | None,
-    slot_positions: Tensor | None,
-    query_positions: Tensor | None,
+    *rest: Any,
 ) -> Tensor:
-    """See `kernels.paged_decode.paged_decode`; float32 on the CPU."""
-    rows = np.arange(query.shape[0], dtype=np.int32)
-    return attend_rows(
-        query,
-        keys,
-        values,
-        block_tables,
-        rows,
-        lengths.numpy(),
-        scale,
-        window,
-        slot_positions,
-        query_positions,
-    )
+    """See `kernels.paged_decode.paged_decode`; float32 on the CPU, its pool float32 or fp8."""
+    return attend_rows(query, keys, values, block_tables, None, lengths, *rest)

@@ -39,7 +39,7 @@ def num_splits(max_blocks: int, block_size: int) -> int:
 def split_options(group: int, head_dim: int, itemsize: int, family: Family) -> dict[str, int]:
     """Tile sizes and launch options of the split kernel: the largest tiles that do not spill.
 
-    `itemsize` is bytes per number of the pool; float32 is multiplied from registers, outside the
+    `itemsize` is bytes per number of the query; float32 is multiplied from registers, outside the
     tensor cores.
     """
     cdna = family is Family.CDNA
@@ -50,7 +50,8 @@ def split_options(group: int, head_dim: int, itemsize: int, family: Family) -> d
         ),  # 16 rows: the least a tensor core takes
         "BLOCK_DIM": max(16, triton.next_power_of_2(head_dim)),
         "BLOCK_TOKENS": 16 if itemsize == 4 else tokens,
-        "num_warps": 4,
+        # 8: float32 made of fp8 takes twice the registers of float32 that is loaded
+        "num_warps": 8 if itemsize == 4 and head_dim > 64 else 4,
         "num_stages": 2
         if cdna
         else 3,  # 3: the block table is fetched a step ahead of keys and values
@@ -59,6 +60,7 @@ def split_options(group: int, head_dim: int, itemsize: int, family: Family) -> d
 
 # these are slices of larger buffers at times: their alignment must not choose another binary
 SLICES = ["block_tables", "lengths", "slot_positions", "query_positions"]
+SLICES += ["key_scales", "value_scales"]
 
 
 @triton.jit(
@@ -72,6 +74,8 @@ def paged_decode_split_kernel(
     lengths,
     slot_positions,
     query_positions,
+    key_scales,  # [kv_heads], of an fp8 pool
+    value_scales,
     partial,  # [sequences, heads, splits, head_dim] float32, not yet divided by the sum
     partial_max,  # [sequences, heads, splits] float32, base-2 logits
     partial_sum,  # [sequences, heads, splits] float32
@@ -87,6 +91,7 @@ def paged_decode_split_kernel(
     BLOCK_SIZE: tl.constexpr,
     SPLIT: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
+    HAS_SCALES: tl.constexpr,
     BLOCK_GROUP: tl.constexpr,
     BLOCK_DIM: tl.constexpr,
     BLOCK_TOKENS: tl.constexpr,
@@ -117,6 +122,9 @@ def paged_decode_split_kernel(
         query + head[:, None] * query_head_stride + dim[None, :], mask=group_mask, other=0.0
     )  # [group, head_dim]
 
+    if HAS_SCALES:
+        scale *= tl.load(key_scales + kv_head)
+
     maximum = tl.full([BLOCK_GROUP], -1e30, tl.float32)
     total = tl.zeros([BLOCK_GROUP], tl.float32)
     result = tl.zeros([BLOCK_GROUP, BLOCK_DIM], tl.float32)
@@ -129,7 +137,7 @@ def paged_decode_split_kernel(
         row = (block * KV_HEADS + kv_head) * BLOCK_SIZE + slot % BLOCK_SIZE  # [tokens]
         place = row[:, None] * HEAD_DIM + dim[None, :]  # [tokens, head_dim]
         mask = valid[:, None] & in_head[None, :]
-        key = tl.load(keys + place, mask=mask, other=0.0)
+        key = tl.load(keys + place, mask=mask, other=0.0).to(own.dtype)
         zeros = tl.zeros([BLOCK_GROUP, BLOCK_TOKENS], tl.float32)
         logits = dot(own, tl.trans(key), zeros) * scale  # [group, tokens]
         if HAS_WINDOW:
@@ -140,10 +148,12 @@ def paged_decode_split_kernel(
         weights = tl.exp2(logits - new_maximum[:, None])
         decay = tl.exp2(maximum - new_maximum)
         total = total * decay + tl.sum(weights, 1)
-        value = tl.load(values + place, mask=mask, other=0.0)
+        value = tl.load(values + place, mask=mask, other=0.0).to(own.dtype)
         result = dot(narrow(weights, value.dtype), value, result * decay[:, None])
         maximum = new_maximum
 
+    if HAS_SCALES:
+        result *= tl.load(value_scales + kv_head)
     part = (sequence * KV_HEADS * GROUP + head) * splits + split  # [group]
     tl.store(partial + part[:, None] * HEAD_DIM + dim[None, :], result, mask=group_mask)
     tl.store(partial_max + part, maximum, mask=in_group)
@@ -199,6 +209,8 @@ def paged_decode(
     window: int | None,
     slot_positions: Tensor | None,
     query_positions: Tensor | None,
+    key_scales: Tensor | None,
+    value_scales: Tensor | None,
 ) -> Tensor:
     """See `kernels.paged_decode.paged_decode`."""
     sequences, heads, head_dim = query.shape
@@ -224,6 +236,8 @@ def paged_decode(
         lengths,
         lengths if slot_positions is None else slot_positions,
         lengths if query_positions is None else query_positions,
+        lengths if key_scales is None else key_scales,
+        lengths if value_scales is None else value_scales,
         partial,
         partial_max,
         partial_sum,
@@ -239,6 +253,7 @@ def paged_decode(
         BLOCK_SIZE=block_size,
         SPLIT=split,
         HAS_WINDOW=window is not None,
+        HAS_SCALES=key_scales is not None,
         **options,
     )
     paged_decode_merge_kernel[(sequences, heads)](

@@ -14,6 +14,8 @@ def paged_decode(
     window: int | None,
     slot_positions: Tensor | None,
     query_positions: Tensor | None,
+    key_scales: Tensor | None,
+    value_scales: Tensor | None,
 ) -> Tensor:
     """See `kernels.paged_decode.paged_decode`; raises ValueError for a length beyond its table."""
     _, heads, head_dim = query.shape
@@ -21,8 +23,8 @@ def paged_decode(
     for row, length in enumerate(lengths.tolist()):
         if length == 0:
             continue
-        key = gather(keys, block_tables[row], length).float()  # [kv_heads, length, head_dim]
-        value = gather(values, block_tables[row], length).float()
+        key = floats(keys, key_scales, block_tables[row], length)  # [kv_heads, length, head_dim]
+        value = floats(values, value_scales, block_tables[row], length)
         own = query[row].float().reshape(key.shape[0], -1, head_dim)  # [kv_heads, group, head_dim]
         logits = scale * own @ key.mT  # [kv_heads, group, length]
         hidden = torch.zeros_like(logits, dtype=torch.bool)
@@ -36,6 +38,15 @@ def paged_decode(
         weights = weights.masked_fill(hidden, 0.0)
         out[row] = (weights @ value).reshape(heads, head_dim)
     return out
+
+
+def floats(pool: Tensor, scales: Tensor | None, table: Tensor, length: int) -> Tensor:
+    """Keys or values of one sequence as attention reads them, [kv_heads, length, head_dim] float32.
+
+    `scales`: [kv_heads] float32, of an fp8 pool.
+    """
+    held = gather(pool, table, length).float()
+    return held if scales is None else held * scales[:, None, None]
 
 
 def gather(pool: Tensor, table: Tensor, length: int) -> Tensor:

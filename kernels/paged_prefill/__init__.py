@@ -19,6 +19,8 @@ def paged_prefill(
     window: int | None = None,
     slot_positions: Tensor | None = None,
     query_positions: Tensor | None = None,
+    key_scales: Tensor | None = None,
+    value_scales: Tensor | None = None,
     impl: Impl | str | None = None,
 ) -> Tensor:
     """Causal softmax attention of the newest tokens of each sequence, several per sequence.
@@ -28,9 +30,9 @@ def paged_prefill(
     q + i + 1 slots. A row's result does not depend on the other rows.
 
     Args:
-        query: [tokens, heads, head_dim], the pool's dtype; heads = group * kv_heads, query head h
-            reads KV head h // group. Rows past query_starts[-1] are padding and give zeros.
-        keys, values, block_tables, scale, impl: as in `kernels.paged_decode.paged_decode`.
+        query: [tokens, heads, head_dim], dtype and heads as in `kernels.paged_decode.paged_decode`.
+            Rows past query_starts[-1] are padding and give zeros.
+        keys, values, block_tables, scale, key_scales, value_scales, impl: as in `paged_decode`.
         lengths: [sequences] int32, KV entries held, the q new ones among them: q to max_blocks *
             block_size (checked by the reference only).
         query_starts: [sequences + 1] int32, ascending from 0, at most tokens (checked by the
@@ -43,13 +45,13 @@ def paged_prefill(
 
     Raises:
         TypeError: a dtype is not the one above.
-        ValueError: a shape, layout, device or window does not fit, or `impl` cannot take these.
+        ValueError: a shape, layout, device, window or scale does not fit, or `impl` cannot.
     """
-    check_attention(query, keys, values, block_tables, lengths)
+    check_attention(query, keys, values, block_tables, lengths, key_scales, value_scales)
     check_vector("query_starts", query_starts, lengths.shape[0] + 1, torch.int32, keys)
     check_window(window, slot_positions, query_positions, query, keys)
     prefill = implementation("paged_prefill", impl, query)
     cache = (keys, values, block_tables, lengths)
-    positions = (slot_positions, query_positions)
-    result: Tensor = prefill(query, *cache, query_starts, scale, window, *positions)
+    rest = (slot_positions, query_positions, key_scales, value_scales)
+    result: Tensor = prefill(query, *cache, query_starts, scale, window, *rest)
     return result

@@ -40,6 +40,8 @@ def make(case: Case, device: str = "cpu") -> dict[str, Any]:
         "window": case.window,
         "slot_positions": cache.slot_positions if windowed else None,
         "query_positions": positions.int().to(device) if windowed else None,
+        "key_scales": cache.key_scales,
+        "value_scales": cache.value_scales,
     }
 
 
@@ -58,6 +60,10 @@ CASES = (
     Case("window", (63, 111, 12), chunks=(20, 40, 12), window=24),
     Case("window1-bf16", (20, 3), chunks=(5, 3), window=1, dtype=BF16),
     Case("window-wide", (17, 33), chunks=(17, 3), window=4096, group=4, padding=1),
+    Case("fp8", (63, 111, 20), chunks=(5, 17, 1), padding=3, fp8=True),
+    Case("fp8-bf16", (63, 30), chunks=(30, 4), kv_heads=3, group=7, dtype=BF16, fp8=True),
+    Case("fp8-f16-dim80", (40, 18), chunks=(20, 18), head_dim=80, dtype=torch.float16, fp8=True),
+    Case("fp8-window", (63, 111, 12), chunks=(20, 40, 12), window=24, fp8=True),
 )
 BENCHMARKS = (
     Case("pocket-16x64", (64,) * 16, chunks=(64,) * 16),

@@ -1,7 +1,7 @@
 """paged_prefill on the CPU: every token is a decode row that sees its own number of slots."""
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, from_numpy
 
 from kernels.paged_decode.cpu import attend_rows
 
@@ -17,8 +17,10 @@ def paged_prefill(
     window: int | None,
     slot_positions: Tensor | None,
     query_positions: Tensor | None,
+    key_scales: Tensor | None,
+    value_scales: Tensor | None,
 ) -> Tensor:
-    """See `kernels.paged_prefill.paged_prefill`; float32 on the CPU."""
+    """See `kernels.paged_prefill.paged_prefill`; float32 on the CPU, its pool float32 or fp8."""
     tokens = query.shape[0]
     starts = query_starts.numpy()
     counts = np.diff(starts)
@@ -33,10 +35,12 @@ def paged_prefill(
         keys,
         values,
         block_tables,
-        row_tables,
-        visible,
+        from_numpy(row_tables),
+        from_numpy(visible),
         scale,
         window,
         slot_positions,
         query_positions,
+        key_scales,
+        value_scales,
     )

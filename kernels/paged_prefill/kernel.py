@@ -21,7 +21,7 @@ from kernels.families import Family, family
 
 @cache
 def tile_options(group: int, head_dim: int, itemsize: int, family: Family) -> dict[str, int]:
-    """Tile sizes and launch options; `itemsize` is bytes per number of the pool.
+    """Tile sizes and launch options; `itemsize` is bytes per number of the query.
 
     Rows are query tokens times heads of the group. Each tile is the largest that does not spill.
     """
@@ -34,13 +34,15 @@ def tile_options(group: int, head_dim: int, itemsize: int, family: Family) -> di
         "BLOCK_ROWS": max(rows, triton.next_power_of_2(group)),
         "BLOCK_DIM": max(16, triton.next_power_of_2(head_dim)),
         "BLOCK_TOKENS": tokens,
-        "num_warps": 4 if itemsize == 4 else 8,
+        # float32 made of fp8 takes twice the registers of float32 that is loaded
+        "num_warps": 4 if itemsize == 4 and head_dim <= 64 else 8,
         "num_stages": 2,
     }
 
 
 # these are slices of larger buffers at times: their alignment must not choose another binary
 SLICES = ["block_tables", "lengths", "query_starts", "slot_positions", "query_positions"]
+SLICES += ["key_scales", "value_scales"]
 
 
 @triton.jit(
@@ -56,6 +58,8 @@ def paged_prefill_kernel(
     query_starts,
     slot_positions,
     query_positions,
+    key_scales,  # [kv_heads], of an fp8 pool
+    value_scales,
     out,  # [tokens, heads, head_dim]
     query_row_stride,
     query_head_stride,
@@ -68,6 +72,7 @@ def paged_prefill_kernel(
     HEAD_DIM: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
+    HAS_SCALES: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_DIM: tl.constexpr,
     BLOCK_TOKENS: tl.constexpr,
@@ -107,6 +112,9 @@ def paged_prefill_kernel(
         start_slot = tl.maximum(begin + shift - window, 0) // BLOCK_TOKENS * BLOCK_TOKENS
         query_position = tl.load(query_positions + token, mask=real, other=0)
 
+    if HAS_SCALES:
+        scale *= tl.load(key_scales + kv_head)
+
     maximum = tl.full([BLOCK_ROWS], -1e30, tl.float32)
     total = tl.zeros([BLOCK_ROWS], tl.float32)
     result = tl.zeros([BLOCK_ROWS, BLOCK_DIM], tl.float32)
@@ -119,7 +127,7 @@ def paged_prefill_kernel(
         place = (block * KV_HEADS + kv_head) * BLOCK_SIZE + slot % BLOCK_SIZE  # [tokens]
         spot = place[:, None] * HEAD_DIM + dim[None, :]  # [tokens, head_dim]
         mask = valid[:, None] & in_head[None, :]
-        key = tl.load(keys + spot, mask=mask, other=0.0)
+        key = tl.load(keys + spot, mask=mask, other=0.0).to(own.dtype)
         zeros = tl.zeros([BLOCK_ROWS, BLOCK_TOKENS], tl.float32)
         logits = dot(own, tl.trans(key), zeros) * scale  # [rows, tokens]
         seen = slot[None, :] < visible[:, None]
@@ -131,12 +139,14 @@ def paged_prefill_kernel(
         weights = tl.exp2(logits - new_maximum[:, None])
         decay = tl.exp2(maximum - new_maximum)
         total = total * decay + tl.sum(weights, 1)
-        value = tl.load(values + spot, mask=mask, other=0.0)
+        value = tl.load(values + spot, mask=mask, other=0.0).to(own.dtype)
         result = dot(narrow(weights, value.dtype), value, result * decay[:, None])
         maximum = new_maximum
 
     # a row that sees nothing has total 0 and a result of zeros
     result = result / tl.where(total > 0, total, 1.0)[:, None]
+    if HAS_SCALES:
+        result *= tl.load(value_scales + kv_head)
     row = (token.to(tl.int64) * KV_HEADS * GROUP + head) * HEAD_DIM
     tl.store(out + row[:, None] + dim[None, :], narrow(result, out.dtype.element_ty), mask=own_mask)
 
@@ -152,6 +162,8 @@ def paged_prefill(
     window: int | None,
     slot_positions: Tensor | None,
     query_positions: Tensor | None,
+    key_scales: Tensor | None,
+    value_scales: Tensor | None,
 ) -> Tensor:
     """See `kernels.paged_prefill.paged_prefill`."""
     tokens, heads, head_dim = query.shape
@@ -173,6 +185,8 @@ def paged_prefill(
         query_starts,
         lengths if slot_positions is None else slot_positions,
         lengths if query_positions is None else query_positions,
+        lengths if key_scales is None else key_scales,
+        lengths if value_scales is None else value_scales,
         out,
         query.stride(0),
         query.stride(1),
@@ -185,6 +199,7 @@ def paged_prefill(
         HEAD_DIM=head_dim,
         BLOCK_SIZE=keys.shape[2],
         HAS_WINDOW=window is not None,
+        HAS_SCALES=key_scales is not None,
         **options,
     )
     return out

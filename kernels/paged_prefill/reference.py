@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from kernels.paged_decode.reference import gather
+from kernels.paged_decode.reference import floats, gather
 
 
 def paged_prefill(
@@ -17,6 +17,8 @@ def paged_prefill(
     window: int | None,
     slot_positions: Tensor | None,
     query_positions: Tensor | None,
+    key_scales: Tensor | None,
+    value_scales: Tensor | None,
 ) -> Tensor:
     """See `kernels.paged_prefill.paged_prefill`; raises ValueError for starts that do not fit."""
     tokens = query.shape[0]
@@ -35,14 +37,13 @@ def paged_prefill(
         if first == last:
             continue
         table = block_tables[sequence]
-        key = gather(keys, table, length).float()  # [kv_heads, length, head_dim]
-        value = gather(values, table, length).float()
+        key = floats(keys, key_scales, table, length)  # [kv_heads, length, head_dim]
+        value = floats(values, value_scales, table, length)
         own = query[first:last].float().transpose(0, 1)  # [heads, q, head_dim]
         own = own.reshape(key.shape[0], -1, last - first, own.shape[2])
         logits = scale * own @ key[:, None].mT  # [kv_heads, group, q, length]
-        slot = torch.arange(length, device=query.device)
         visible = torch.arange(length - (last - first), length, device=query.device)[:, None]
-        hidden = (slot > visible).expand_as(logits)
+        hidden = (torch.arange(length, device=query.device) > visible).expand_as(logits)
         if window is not None:
             assert slot_positions is not None
             assert query_positions is not None

@@ -6,6 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kernels.checks import FP8
+from kernels.paged_decode.cases import head_scales
+
 
 @dataclass(frozen=True)
 class Case:
@@ -22,6 +25,7 @@ class Case:
     )
     padding: int = 0
     mass: bool = True
+    fp8: bool = False  # the pool is float8_e4m3fn; `dtype` is that of key and value
     seed: int = 0
 
     def __str__(self) -> str:
@@ -54,15 +58,19 @@ def make(case: Case, device: str = "cpu") -> dict[str, Any]:
     if case.padding:
         slots[-case.padding :] = -1
     positions = torch.randint(0, 100_000, (case.tokens,), generator=generator, device=device)
+    scales = head_scales(case.kv_heads, device) if case.fp8 else (None, None)
+    stored = FP8 if case.fp8 else case.dtype
     return {
         "key": key,
         "value": value,
         "positions": positions.int(),
         "slots": slots,
-        "keys": torch.full((*shape, case.head_dim), torch.nan, dtype=case.dtype, device=device),
-        "values": torch.full((*shape, case.head_dim), torch.nan, dtype=case.dtype, device=device),
+        "keys": torch.full((*shape, case.head_dim), torch.nan, dtype=stored, device=device),
+        "values": torch.full((*shape, case.head_dim), torch.nan, dtype=stored, device=device),
         "slot_positions": torch.full(shape, -1, dtype=torch.int32, device=device),
         "slot_mass": torch.full(shape, 7.0, device=device) if case.mass else None,
+        "key_scales": scales[0],
+        "value_scales": scales[1],
     }
 
 
@@ -75,9 +83,24 @@ CASES = (
     Case("bf16", 16, layout="transposed", dtype=BF16, head_dim=128),
     Case("f16-fused", 20, layout="fused", dtype=torch.float16, kv_heads=1, mass=False, padding=20),
     Case("empty", 0),
+    Case("fp8", 17, padding=3, kv_heads=3, fp8=True),
+    Case("fp8-fused-dim80", 33, layout="fused", head_dim=80, block_size=5, mass=False, fp8=True),
+    Case("fp8-bf16", 16, layout="transposed", dtype=BF16, head_dim=128, fp8=True),
+    Case("fp8-f16", 20, layout="fused", dtype=torch.float16, kv_heads=1, fp8=True),
+    Case("fp8-empty", 0, fp8=True),
 )
 BENCHMARKS = (
     Case("pocket-64", 64, layout="transposed", mass=False),
     Case("llama8b-256", 256, kv_heads=8, head_dim=128, dtype=BF16, layout="fused", mass=False),
+    Case(
+        "llama8b-256-fp8",
+        256,
+        kv_heads=8,
+        head_dim=128,
+        dtype=BF16,
+        layout="fused",
+        mass=False,
+        fp8=True,
+    ),
     Case("llama8b-8192", 8192, kv_heads=8, head_dim=128, dtype=BF16, layout="fused", mass=False),
 )

@@ -14,25 +14,39 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from kernels.families import Family
 
 TARGETS = {"sm_80": ("cuda", 80, 32), "sm_90": ("cuda", 90, 32), "gfx942": ("hip", "gfx942", 64)}
 FAMILIES = {"sm_80": Family.AMPERE, "sm_90": Family.HOPPER, "gfx942": Family.CDNA}
 HEAD_DIMS = (64, 128)
 GROUPS = (1, 4, 7, 8)
+VOCABULARIES = (384, 152064)
 INTEGERS = "block_tables lengths query_starts positions slot_positions query_positions kept excused"
 NUMBERS = "partial partial_max partial_sum slot_mass scores largest share"
-NUMBERS += " excused_cosine asking spread"
-POINTERS = {  # to numbers of the pool's dtype, and to others
-    "pool": {"query", "queries", "keys", "values", "out", "key", "value"},
+NUMBERS += " excused_cosine asking spread key_scales value_scales"
+INTEGERS += " top_ks"
+NUMBERS += " temperatures top_ps min_ps numbers"
+# what a pool stores and what attention computes with, where they are not one dtype; Triton offers
+# fp8e4nv on NVIDIA GPUs from sm_89 on
+FP8 = {"fp8": ("fp8e4nv", "bf16"), "fp8-fp32": ("fp8e4nv", "fp32"), "bytes": ("u8", "bf16")}
+NO_FP8 = {"sm_80"}
+ROWS = "query queries out key value hidden weight residual gate_up qkv cos sin query_norm key_norm"
+POINTERS = {  # to numbers of the pool's dtype, of the model's, and to others
+    "pool": {"keys", "values"},
+    "rows": {*ROWS.split(), "logits"},
     "i32": set(INTEGERS.split()),
-    "i64": {"slots", "pinned", "recent_entries", "kept_entries"},
+    "i64": {"slots", "pinned", "recent_entries", "kept_entries", "chosen"},
     "i8": {"stays"},
     "fp32": set(NUMBERS.split()),
 }
 ALIGNED = tuple(  # multiples of 16 in every real model
     f"{name}_stride"
-    for name in ("row", "token", "head", "layer", "sequence", "query", "key", "cache")
+    for name in (
+        *("row", "token", "head", "layer", "sequence", "query", "key", "cache"),
+        *("hidden", "residual", "gate", "qkv", "cos", "sin"),
+    )
 )
 LAUNCH = ("num_warps", "num_stages")
 
@@ -56,17 +70,51 @@ def attention(
     )
 
 
+def fp8(target: str) -> Iterator[tuple[str, dict[str, int], Any, dict[str, Any]]]:
+    """What `matrix` yields of an fp8 pool."""
+    from kernels.compact_kv.kernel import compact_kv_kernel, move_options
+    from kernels.write_kv.kernel import write_kv_kernel
+
+    variants = [("fp8", 2, group, dim, False) for dim in HEAD_DIMS for group in (4, 7)]
+    variants += [("fp8", 2, 4, dim, True) for dim in (*HEAD_DIMS, 256)]
+    variants += [("fp8-fp32", 4, 4, dim, False) for dim in HEAD_DIMS]
+    for dtype, itemsize, group, head_dim, window in variants:
+        sizes = {"group": group, "head_dim": head_dim}
+        for kernel, constants in attention(sizes, itemsize, FAMILIES[target]):
+            options = {"HAS_WINDOW": window, "HAS_SCALES": True}
+            yield dtype, sizes, kernel, {**constants, **options}
+    for head_dim in HEAD_DIMS:
+        sizes = {"group": 0, "head_dim": head_dim}
+        shape = {"KV_HEADS": 8, "HEAD_DIM": head_dim, "BLOCK_SIZE": 16, "BLOCK_DIM": head_dim}
+        shape |= {"HAS_MASS": True}
+        write = {**shape, "BLOCK_KV_HEADS": 8, "HAS_SCALES": True}
+        for dtype in ("fp8", "fp8-fp32"):
+            yield dtype, sizes, write_kv_kernel, write
+        yield "bytes", sizes, compact_kv_kernel, {**shape, **move_options(head_dim, 1)}
+
+
 def others(head_dim: int, itemsize: int) -> Iterator[tuple[Any, dict[str, Any]]]:
     """The kernels that do not depend on the group of heads, with every option on."""
     from kernels.compact_kv.kernel import compact_kv_kernel, move_options
     from kernels.paged_decode.kernel import MAX_SPLITS, paged_decode_merge_kernel
+    from kernels.rms_norm import kernel as norm
+    from kernels.rotary_write import kernel as rotary
+    from kernels.silu_mul import kernel as silu
     from kernels.write_kv.kernel import write_kv_kernel
 
     shape = {"KV_HEADS": 8, "HEAD_DIM": head_dim, "BLOCK_SIZE": 16, "BLOCK_DIM": head_dim}
-    yield write_kv_kernel, {**shape, "BLOCK_KV_HEADS": 8, "HAS_MASS": True}
+    write = {"BLOCK_KV_HEADS": 8, "HAS_MASS": True, "HAS_SCALES": False}
+    yield write_kv_kernel, {**shape, **write}
     yield compact_kv_kernel, {**shape, **move_options(head_dim, itemsize), "HAS_MASS": True}
     merge = {"HEADS": 32, "SPLIT": 512, "HAS_WINDOW": True, "BLOCK_SPLITS": MAX_SPLITS}
     yield paged_decode_merge_kernel, {**shape, **merge}
+    width = 64 * head_dim  # up to the widest row that rms_norm takes
+    rows = {"WIDTH": width, "HAS_RESIDUAL": True, **norm.tile_options(width)}
+    yield norm.rms_norm_kernel, rows
+    yield silu.silu_mul_kernel, {"WIDTH": 2 * width, **silu.tile_options(2 * width)}
+    turn = {**shape, **rotary.tile_options(64, 8, head_dim), "HEADS": 64, "ROTARY_DIM": head_dim}
+    options = {"HAS_QUERY_NORM": True, "HAS_KEY_NORM": True, "HAS_MASS": True}
+    yield rotary.rotary_write_kernel, {**turn, **options}
 
 
 def scorers(
@@ -95,6 +143,25 @@ def scorers(
     yield selection.select_place_kernel, place
 
 
+def samplers() -> Iterator[tuple[str, dict[str, int], Any, dict[str, Any]]]:
+    """The sampler over a vocabulary of one tile and over one of many; no heads are involved."""
+    from kernels.sample.kernel import SPARE_BITS, sample_kernel, tile_options
+
+    for vocabulary in VOCABULARIES:
+        for dtype, spare in (
+            ("bf16", torch.bfloat16),
+            ("fp16", torch.float16),
+            ("fp32", torch.float32),
+        ):
+            constants = {**tile_options(vocabulary), "SPARE": SPARE_BITS[spare]}
+            yield (
+                dtype,
+                {"group": 0, "head_dim": 0, "vocabulary": vocabulary},
+                sample_kernel,
+                constants,
+            )
+
+
 def matrix(target: str) -> Iterator[tuple[str, dict[str, int], Any, dict[str, Any]]]:
     """(dtype, sizes, kernel, constants) of everything that is compiled for a target."""
     variants = [("bf16", 2, group, dim, False) for dim in HEAD_DIMS for group in GROUPS]
@@ -103,7 +170,10 @@ def matrix(target: str) -> Iterator[tuple[str, dict[str, int], Any, dict[str, An
     for dtype, itemsize, group, head_dim, window in variants:
         sizes = {"group": group, "head_dim": head_dim}
         for kernel, constants in attention(sizes, itemsize, FAMILIES[target]):
-            yield dtype, sizes, kernel, {**constants, "HAS_WINDOW": window}
+            options = {"HAS_WINDOW": window, "HAS_SCALES": False}
+            yield dtype, sizes, kernel, {**constants, **options}
+    if target not in NO_FP8:
+        yield from fp8(target)
     for head_dim in HEAD_DIMS:
         for dtype, itemsize in (("bf16", 2), ("fp32", 4)):
             for kernel, constants in others(head_dim, itemsize):
@@ -112,14 +182,16 @@ def matrix(target: str) -> Iterator[tuple[str, dict[str, int], Any, dict[str, An
                 sizes = {"group": group, "head_dim": head_dim}
                 for kernel, constants in scorers(sizes, itemsize, FAMILIES[target]):
                     yield dtype, sizes, kernel, constants
+    yield from samplers()
 
 
 def type_of(name: str, dtype: str) -> str:
     """The Triton type of a kernel argument that is not a constant."""
+    stored, computed = FP8.get(dtype, (dtype, dtype))
     for pointee, names in POINTERS.items():
         if name in names:
-            return f"*{dtype}" if pointee == "pool" else f"*{pointee}"
-    return "fp32" if name in ("scale", "excused_above") else "i32"
+            return "*" + {"pool": stored, "rows": computed}.get(pointee, pointee)
+    return "fp32" if name in ("scale", "excused_above", "eps") else "i32"
 
 
 def build(kernel: Any, dtype: str, constants: dict[str, Any], target: tuple[Any, ...]) -> Any:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.impl import Impl
+from kernels.impl import NUMBA_DTYPES, Impl
 from tests.conftest import GPU
 
 IMPLS = (
@@ -25,7 +25,7 @@ def device(impl: Impl) -> str:
 
 def skip_unsupported(impl: Impl, dtype: torch.dtype) -> None:
     """Skips the pairs that `kernels.impl` refuses."""
-    if impl is Impl.NUMBA and dtype is not torch.float32:
+    if impl is Impl.NUMBA and dtype not in NUMBA_DTYPES:
         pytest.skip(f"numba takes float32, the case is {dtype}")
 
 

@@ -53,6 +53,9 @@ def attention(inputs: dict[str, Any]) -> Tensor:
         for name, value in inputs.items()
         if isinstance(value, Tensor)
     }
+    for name in ("key", "value"):
+        if f"{name}_scales" in plain:
+            plain[f"{name}s"] = plain[f"{name}s"] * plain[f"{name}_scales"][:, None, None]
     cache: dict[str, Any] = {**plain, "scale": inputs["scale"]}
     query, window = plain["query"], inputs["window"]
     block_size, group = plain["keys"].shape[2], query.shape[1] // plain["keys"].shape[1]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.kernels.compile_all import GROUPS, HEAD_DIMS, TARGETS
+from tests.kernels.compile_all import GROUPS, HEAD_DIMS, NO_FP8, TARGETS, VOCABULARIES
 
 pytest.importorskip("triton")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -28,7 +28,14 @@ SCORERS = (
     "select_mark_kernel",
     "select_place_kernel",
 )
-OTHERS = ("paged_decode_merge_kernel", "write_kv_kernel", "compact_kv_kernel")
+OTHERS = (
+    "paged_decode_merge_kernel",
+    "write_kv_kernel",
+    "compact_kv_kernel",
+    "rms_norm_kernel",
+    "silu_mul_kernel",
+    "rotary_write_kernel",
+)
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +75,27 @@ def test_every_kernel_is_compiled_for_every_target(rows: list[dict[str, Any]]) -
                 assert {(kernel, target, head_dim, *variant) for variant in variants} <= compiled
             for kernel in OTHERS:
                 assert (kernel, target, head_dim, 0, "bf16") in compiled
+        samplers = {
+            (row["vocabulary"], row["dtype"])
+            for row in rows
+            if (row["kernel"], row["target"]) == ("sample_kernel", target)
+        }
+        dtypes = ("bf16", "fp16", "fp32")
+        assert samplers == {(size, dtype) for size in VOCABULARIES for dtype in dtypes}
+
+
+def test_an_fp8_pool_is_compiled_for_every_target_that_has_the_type(
+    rows: list[dict[str, Any]],
+) -> None:
+    names = ("kernel", "target", "head_dim", "group", "dtype")
+    compiled = {tuple(row[name] for name in names) for row in rows}
+    for target in TARGETS.keys() - NO_FP8:
+        for head_dim in HEAD_DIMS:
+            for kernel in ATTENTION:
+                for variant in ((4, "fp8"), (7, "fp8"), (4, "fp8-fp32")):
+                    assert (kernel, target, head_dim, *variant) in compiled
+            assert ("write_kv_kernel", target, head_dim, 0, "fp8") in compiled
+            assert ("compact_kv_kernel", target, head_dim, 0, "bytes") in compiled
 
 
 def test_nothing_spills(rows: list[dict[str, Any]]) -> None:

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_none_chooses_by_device_and_dtype() -> None:
     assert resolve(None, torch.zeros(1)) is Impl.NUMBA
+    assert resolve(None, torch.zeros(1, dtype=torch.float8_e4m3fn)) is Impl.NUMBA
     assert resolve(None, torch.zeros(1, dtype=torch.bfloat16)) is Impl.REFERENCE
     assert resolve(None, torch.zeros(1, device="meta")) is Impl.REFERENCE
 
@@ -78,6 +79,7 @@ def test_importing_the_operations_imports_neither_triton_nor_numba() -> None:
         "import sys, torch, kernels.write_kv, kernels.paged_decode, kernels.paged_prefill;"
         "import kernels.compact_kv, kernels.window_attention, kernels.key_redundancy;"
         "import kernels.trigonometric_score, kernels.select_entries;"
+        "import kernels.rms_norm, kernels.silu_mul, kernels.rotary_write, kernels.sample;"
         "print({'triton', 'numba'} & sys.modules.keys())"
     )
     done = subprocess.run(

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from kernels.checks import FP8
 from kernels.impl import Impl
 from kernels.paged_decode import paged_decode
 from kernels.paged_decode.cases import CASES, Case, make
@@ -53,7 +54,7 @@ def test_agrees_with_the_oracle_and_reads_no_poison(case: Case, impl: Impl) -> N
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-@pytest.mark.parametrize("name", ["pocket", "window", "splits", "group7-dim128"])
+@pytest.mark.parametrize("name", ["pocket", "window", "splits", "group7-dim128", "fp8"])
 def test_a_row_alone_equals_the_row_in_a_batch(name: str, impl: Impl) -> None:
     skip_unsupported(impl, BY_NAME[name].dtype)
     inputs, _, _ = expected(BY_NAME[name], device(impl))
@@ -83,6 +84,31 @@ def test_a_single_entry_is_its_value(impl: Impl) -> None:
 
 
 @pytest.mark.parametrize("impl", IMPLS)
+def test_every_code_of_an_fp8_pool_is_read_as_torch_reads_it(impl: Impl) -> None:
+    """Half of the codes in each of two heads: finite ones, NaN would be everywhere."""
+    codes = torch.cat([torch.arange(127), torch.zeros(1), torch.arange(128, 255), torch.zeros(1)])
+    held = codes.to(torch.uint8).view(FP8).view(1, 2, 1, 128).to(device(impl))
+    inputs = make(Case("codes", (1,), head_dim=128, block_size=1, fp8=True), device(impl))
+    inputs |= {"values": held, "keys": held.clone(), "block_tables": inputs["block_tables"] * 0}
+    result = paged_decode(**inputs, impl=impl).view(2, 2, 128)
+    expected = held[0].float() * inputs["value_scales"][:, None, None]
+    torch.testing.assert_close(result, expected.expand(2, 2, 128), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_poison_of_an_fp8_pool_is_nan_of_both_signs_and_a_used_one_shows(impl: Impl) -> None:
+    inputs = make(BY_NAME["fp8"], device(impl))
+    assert inputs["keys"].view(torch.uint8).eq(0x7F).any()
+    assert inputs["values"].view(torch.uint8).eq(0xFF).any()
+    if impl is Impl.TRITON and device(impl) == "cpu":
+        pytest.skip("Triton's interpreter reads the NaN codes as 480")
+    inputs["lengths"][0] += 1  # a slot nobody wrote
+    result = paged_decode(**inputs, impl=impl)
+    assert result[0].isnan().any()
+    assert not result[1:].isnan().any()
+
+
+@pytest.mark.parametrize("impl", IMPLS)
 def test_a_window_that_hides_everything_gives_zeros(impl: Impl) -> None:
     inputs = make(Case("late", (4, 20), window=5), device(impl))
     inputs["query_positions"] += 1000
@@ -103,13 +129,14 @@ def test_queries_may_be_strided_views(impl: Impl) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize(("kv_heads", "group"), [(8, 4), (4, 7)], ids=["llama8b", "qwen7b"])
 @pytest.mark.parametrize("window", [None, 1024])
-def test_real_shapes_on_a_gpu(kv_heads: int, group: int, window: int | None) -> None:
+@pytest.mark.parametrize("fp8", [False, True], ids=["bf16", "fp8"])
+def test_real_shapes_on_a_gpu(kv_heads: int, group: int, window: int | None, fp8: bool) -> None:
     """Against the reference in float32, which the other tests hold to the oracle."""
-    sizes: dict[str, Any] = {"kv_heads": kv_heads, "group": group, "head_dim": 128}
+    sizes: dict[str, Any] = {"kv_heads": kv_heads, "group": group, "head_dim": 128, "fp8": fp8}
     case = Case("real", (2500, 5000, 17), dtype=torch.bfloat16, window=window, **sizes)
     inputs = make(case, "cuda")
     wide: dict[str, Any] = {
-        name: value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
+        name: value.float() if isinstance(value, Tensor) and value.dtype is case.dtype else value
         for name, value in inputs.items()
     }
     exact = paged_decode(**wide, impl=Impl.REFERENCE).cpu().double()
@@ -162,6 +189,12 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "device": ({"lengths": lambda t: t.to("meta")}, ValueError, "meta"),
     "window": ({"window": lambda _: 0}, ValueError, "window is 0"),
     "no positions": ({"window": lambda _: 4}, ValueError, "slot_positions is None"),
+    "scales of floats": ({"key_scales": lambda _: torch.ones(2)}, ValueError, "takes None"),
+    "no scales": (
+        {"keys": lambda t: t.to(FP8), "values": lambda t: t.to(FP8)},
+        ValueError,
+        "key_scales is None with keys of torch.float8_e4m3fn",
+    ),
     "impl": ({"impl": lambda _: "cutlass"}, ValueError, "'cutlass'.*triton, numba, reference"),
 }
 

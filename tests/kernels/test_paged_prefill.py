@@ -57,7 +57,7 @@ def test_agrees_with_the_oracle_and_reads_no_poison(case: Case, impl: Impl) -> N
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-@pytest.mark.parametrize("name", ["chunks", "window", "group7-dim128"])
+@pytest.mark.parametrize("name", ["chunks", "window", "group7-dim128", "fp8"])
 def test_a_sequence_alone_equals_the_sequence_in_a_batch(name: str, impl: Impl) -> None:
     skip_unsupported(impl, BY_NAME[name].dtype)
     inputs, _, _ = expected(BY_NAME[name], device(impl))
@@ -118,15 +118,16 @@ def test_queries_may_be_strided_views(impl: Impl) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize(("kv_heads", "group"), [(8, 4), (4, 7)], ids=["llama8b", "qwen7b"])
 @pytest.mark.parametrize("window", [None, 1024])
-def test_real_shapes_on_a_gpu(kv_heads: int, group: int, window: int | None) -> None:
+@pytest.mark.parametrize("fp8", [False, True], ids=["bf16", "fp8"])
+def test_real_shapes_on_a_gpu(kv_heads: int, group: int, window: int | None, fp8: bool) -> None:
     """Against the reference in float32, which the other tests hold to the oracle."""
-    sizes: dict[str, Any] = {"kv_heads": kv_heads, "group": group, "head_dim": 128}
+    sizes: dict[str, Any] = {"kv_heads": kv_heads, "group": group, "head_dim": 128, "fp8": fp8}
     case = Case(
         "real", (2500, 5000, 17), chunks=(200, 33, 1), dtype=torch.bfloat16, window=window, **sizes
     )
     inputs = make(case, "cuda")
     wide: dict[str, Any] = {
-        name: value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
+        name: value.float() if isinstance(value, Tensor) and value.dtype is case.dtype else value
         for name, value in inputs.items()
     }
     exact = paged_prefill(**wide, impl=Impl.REFERENCE).cpu().double()
