@@ -50,43 +50,48 @@ def paged_attention(
         )
     scale = settings.get("scaling") or query.shape[-1] ** -0.5
     queries = query[0].transpose(0, 1)  # [tokens, heads, head_dim]
-    pool = context.pool
+    kv = context.pool.layers[layer]
     write_kv(
         key[0].transpose(0, 1),
         value[0].transpose(0, 1),
         context.positions,
         context.slots,
-        pool.keys[layer],
-        pool.values[layer],
-        pool.positions[layer],
-        slot_mass=pool.mass[layer],
+        kv.keys,
+        kv.values,
+        kv.positions,
+        slot_mass=kv.mass,
+        **kv.scales,
         impl=context.impl,
     )
-    if context.ring is not None and context.ring_write is not None:
-        context.ring.write(layer, context.ring_write, queries)
     context.layers_seen.add(layer)
     window: int | None = settings.get("sliding_window")
-    return _attend(context, layer, queries, float(scale), window).unsqueeze(0), None
+    return attend(context, layer, queries, float(scale), window).unsqueeze(0), None
 
 
-def _attend(
+def attend(
     context: ForwardContext, layer: int, queries: torch.Tensor, scale: float, window: int | None
 ) -> torch.Tensor:
-    """Decode rows and prefill chunks, [tokens, heads, head_dim]."""
-    pool, decodes = context.pool, context.decodes
+    """Attention of queries [tokens, heads, head_dim] over the cache, in their shape.
+
+    What policies need of the queries is stored on the way.
+    """
+    if context.ring is not None and context.ring_write is not None:
+        context.ring.write(layer, context.ring_write, queries)
+    kv, decodes = context.pool.layers[layer], context.decodes
     outputs = []
     if decodes:
         outputs.append(
             paged_decode(
                 queries[:decodes],
-                pool.keys[layer],
-                pool.values[layer],
+                kv.keys,
+                kv.values,
                 context.decode_tables,
                 context.decode_lengths,
                 scale=scale,
                 window=window,
-                slot_positions=pool.positions[layer],
+                slot_positions=kv.positions,
                 query_positions=context.positions[:decodes],
+                **kv.scales,
                 impl=context.impl,
             )
         )
@@ -94,15 +99,16 @@ def _attend(
         outputs.append(
             paged_prefill(
                 queries[decodes:],
-                pool.keys[layer],
-                pool.values[layer],
+                kv.keys,
+                kv.values,
                 context.chunk_tables,
                 context.chunk_lengths,
                 context.chunk_starts,
                 scale=scale,
                 window=window,
-                slot_positions=pool.positions[layer],
+                slot_positions=kv.positions,
                 query_positions=context.positions[decodes:],
+                **kv.scales,
                 impl=context.impl,
             )
         )

@@ -1,11 +1,11 @@
-"""From a step plan to packed tensors: ids, positions, slots, block tables, lengths.
+"""From a step plan to packed tensors: ids, positions, slots, block tables, lengths, draws.
 
-Keeps every running sequence's block table in a row of one array, so that a step copies only the
-entries that changed.
+Everything is computed for all sequences at once, from the plan and the rows' arrays.
 """
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -14,130 +14,238 @@ from engine.context import ForwardContext
 from engine.importance import ImportanceStore, ImportanceWrite
 from engine.kv_pool import KvPool
 from engine.query_ring import QueryRing, RingWrite
+from engine.rows import NOWHERE, Rows
+from engine.sampler import Draws, uniform
+from engine.transfer import move, size_of
 from scheduler.plan import Chunk, StepPlan
 
+DRAWN = -1  # in place of a token id: what the device drew last in the row
 
-@dataclass
+
+@dataclass(frozen=True)
 class Batch:
-    """One packed forward."""
+    """One packed forward and its draws."""
 
-    input_ids: torch.Tensor  # [1, tokens]
-    position_ids: torch.Tensor  # [1, tokens]
-    sampled_rows: torch.Tensor  # [draws] int64, packed rows whose logits are drawn from
+    ids: torch.Tensor  # [tokens] int64; negative: the last token drawn in the row
+    rows: torch.Tensor  # [tokens] int64
+    draws: Draws
+    penalties: torch.Tensor | None  # [draws] float32; None: nobody asks for any
     context: ForwardContext
 
 
+@dataclass(frozen=True)
+class Chunks:
+    """A plan's chunks as arrays, [chunks] int64 each."""
+
+    starts: np.ndarray  # logical
+    counts: np.ndarray
+    kv_starts: np.ndarray
+    samples: np.ndarray  # 0 or 1
+    rows: np.ndarray
+
+    @classmethod
+    def of(cls, chunks: list[Chunk]) -> "Chunks":
+        flat = [
+            (chunk.start, chunk.count, chunk.kv_start, chunk.samples, chunk.sequence.row)
+            for chunk in chunks
+        ]
+        return cls(*np.array(flat, dtype=np.int64).reshape(-1, 5).T.copy())
+
+    @cached_property
+    def first(self) -> np.ndarray:
+        """The packed row of each one's first token."""
+        return np.cumsum(self.counts) - self.counts
+
+    @cached_property
+    def only_decodes(self) -> bool:
+        """Whether every chunk is one token that is drawn from."""
+        return bool((self.counts == 1).all() and self.samples.all())
+
+    def padded(self, count: int, row: int) -> "Chunks":
+        """So many, those beyond its own nobody's: decodes in `row` that hold no KV."""
+        lacking = count - len(self.rows)
+        nobody = {"starts": NOWHERE, "counts": 1, "kv_starts": -1, "samples": 1, "rows": row}
+        return Chunks(
+            **{
+                name: np.append(getattr(self, name), np.full(lacking, value))
+                for name, value in nobody.items()
+            }
+        )
+
+
 class BatchBuilder:
-    """Builds batches; owns the table rows of running sequences."""
+    """Builds batches."""
 
     def __init__(
         self,
         pool: KvPool,
+        rows: Rows,
         ring: QueryRing | None,
         importance: ImportanceStore | None,
-        rows: int,
-        max_blocks: int,
         impl: str | None,
     ) -> None:
         self._pool = pool
+        self._rows = rows
         self._ring = ring
         self._importance = importance
         self._impl = impl
-        self._device = pool.keys.device
-        self._tables = np.zeros((rows, max_blocks), dtype=np.int32)
+        self.device = pool.keys.device
+        self.blocks_for = pool.blocks_for
 
-    def build(
-        self, plan: StepPlan, watched: set[int | None], predicted: dict[int | None, str]
-    ) -> Batch:
+    def build(self, plan: StepPlan, chunks: Chunks, predicted: dict[int, str]) -> Batch:
         """The tensors of one step.
 
         Args:
             plan: decodes first, as the scheduler orders it.
-            watched: rows whose queries go to the ring.
-            predicted: rows whose importance is predicted, and the policies that do it.
+            chunks: the plan's; their rows are up to date.
+            predicted: rows whose tokens' importance is predicted, and the policies that do it.
         """
-        chunks = plan.chunks
-        self._update_tables(chunks)
-        counts = np.array([chunk.count for chunk in chunks])
-        starts = np.array([chunk.start for chunk in chunks])
-        kv_starts = np.array([chunk.kv_start for chunk in chunks])
-        rows = np.array([chunk.sequence.row for chunk in chunks])
-        ids = [t for c in chunks for t in c.sequence.tokens[c.start : c.start + c.count]]
-        input_ids = self._move(np.array([ids], dtype=np.int64))
-        first = np.concatenate([[0], np.cumsum(counts)])  # packed row of each chunk
-        within = np.arange(first[-1]) - np.repeat(first[:-1], counts)
-        positions = np.repeat(starts, counts) + within
-        slots = self._slots(np.repeat(rows, counts), np.repeat(kv_starts, counts) + within)
-        sampled = [first[i + 1] - 1 for i, chunk in enumerate(chunks) if chunk.samples]
+        decodes = int((chunks.counts == 1).sum())
+        batch = self._batch(move(self._arrays(plan, chunks), self.device), decodes)
+        if predicted:
+            writes = self._importance_writes(plan.chunks, chunks.first.tolist(), predicted)
+            batch.context.importance_writes = writes
+        return batch
+
+    def build_static(
+        self, plan: StepPlan, chunks: Chunks, padded: int, width: int, into: torch.Tensor
+    ) -> Batch:
+        """The batch of a step of decodes alone, on tensors that keep their sizes and places.
+
+        Args:
+            plan: as for `build`.
+            chunks: only decodes.
+            padded: sequences: those of the plan, and nobody's, which write nothing.
+            width: blocks in each table, enough for the longest.
+            into: uint8 on the device, where all of it goes.
+        """
+        chunks = chunks.padded(padded, self._rows.padding)
+        return self._batch(move(self._arrays(plan, chunks, width), self.device, into), padded)
+
+    def static_buffer(self, padded: int, width: int) -> torch.Tensor:
+        """What `build_static` needs for so many sequences and so wide tables."""
+        nobody = Chunks.of([]).padded(padded, self._rows.padding)
+        size = size_of(self._arrays(StepPlan(), nobody, width))
+        return torch.empty(size, dtype=torch.uint8, device=self.device)
+
+    def _arrays(
+        self, plan: StepPlan, chunks: Chunks, width: int | None = None
+    ) -> dict[str, np.ndarray]:
+        """Everything about a plan, by name, on the host; with `width`, of always equal sizes."""
+        rows, counts, starts = chunks.rows, chunks.counts, chunks.starts
+        lengths = (chunks.kv_starts + counts).astype(np.int32)
+        first = chunks.first
+        if chunks.only_decodes:
+            token_rows, positions, entries = rows, starts, chunks.kv_starts
+        else:
+            within = np.arange(counts.sum()) - np.repeat(first, counts)
+            token_rows = np.repeat(rows, counts)
+            positions = np.repeat(starts, counts) + within
+            entries = np.repeat(chunks.kv_starts, counts) + within
         decodes = int((counts == 1).sum())
-        lengths = (kv_starts + counts).astype(np.int32)
-        placed = list(zip(first.tolist(), chunks, strict=False))
+        ends = np.repeat(starts + counts, counts)
+        return {
+            "ids": self._ids(plan.chunks, chunks, len(positions)),
+            "token_rows": token_rows,
+            "positions": positions.astype(np.int32),
+            "slots": self._slots(token_rows, entries),
+            "decode_tables": self._trimmed(rows[:decodes], lengths[:decodes], width),
+            "decode_lengths": lengths[:decodes],
+            "chunk_tables": self._trimmed(rows[decodes:], lengths[decodes:], width),
+            "chunk_lengths": lengths[decodes:],
+            "chunk_starts": (np.append(first, len(positions))[decodes:] - decodes).astype(np.int32),
+            **self._ring_arrays(token_rows, positions, ends, everybody=width is not None),
+            **self._draw_arrays(chunks),
+        }
+
+    def _ids(self, plan: list[Chunk], chunks: Chunks, tokens: int) -> np.ndarray:
+        """Token ids [tokens] int64; of decodes, what the device drew in the step before."""
+        ids, first = np.full(tokens, DRAWN, dtype=np.int64), chunks.first
+        drawn = (self._rows.drawn[chunks.rows] == chunks.starts) & (chunks.counts == 1)
+        for i in np.flatnonzero(~drawn).tolist():
+            chunk, at = plan[i], int(first[i])
+            known = chunk.sequence.tokens[chunk.start : chunk.start + chunk.count]
+            ids[at : at + chunk.count] = known
+        return ids
+
+    def _draw_arrays(self, chunks: Chunks) -> dict[str, np.ndarray]:
+        """Who is drawn from, and how; from here on the rows hold what will be drawn."""
+        table, samples = self._rows, chunks.samples.astype(bool)
+        rows = chunks.rows[samples]
+        positions = (chunks.starts + chunks.counts)[samples]
+        table.drawn[rows] = positions
+        table.drawn[table.padding] = NOWHERE
+        arrays = {
+            "tokens": (chunks.first + chunks.counts - 1)[samples],
+            "rows": rows,
+            "temperatures": table.temperatures[rows],
+            "top_ks": table.top_ks[rows],
+            "top_ps": table.top_ps[rows],
+            "min_ps": table.min_ps[rows],
+            "numbers": uniform(table.states[rows], positions),
+        }
+        penalties = table.penalties[rows]
+        return {**arrays, "penalties": penalties} if (penalties != 1.0).any() else arrays
+
+    def _ring_arrays(
+        self, rows: np.ndarray, positions: np.ndarray, ends: np.ndarray, everybody: bool
+    ) -> dict[str, np.ndarray]:
+        """Which queries are stored where; of a chunk longer than the ring only the newest are."""
+        watched = self._rows.watched[rows] | everybody
+        if self._ring is None or not watched.any():
+            return {}
+        stored = watched & (positions >= ends - self._ring.size)
+        return {
+            "ring_tokens": np.flatnonzero(stored),
+            "ring_rows": rows[stored],
+            "ring_places": positions[stored] % self._ring.size,
+        }
+
+    def _batch(self, tensors: dict[str, torch.Tensor], decodes: int) -> Batch:
+        ring_write = None
+        if "ring_places" in tensors:
+            ring_write = RingWrite(
+                tensors["ring_tokens"], tensors["ring_rows"], tensors["ring_places"]
+            )
         context = ForwardContext(
             pool=self._pool,
             ring=self._ring,
             impl=self._impl,
-            positions=self._move(positions.astype(np.int32)),
-            slots=self._move(slots),
+            ids=tensors["ids"],
+            positions=tensors["positions"],
+            slots=tensors["slots"],
             decodes=decodes,
-            decode_tables=self._move(self._trimmed(rows[:decodes], lengths[:decodes])),
-            decode_lengths=self._move(lengths[:decodes]),
-            chunk_tables=self._move(self._trimmed(rows[decodes:], lengths[decodes:])),
-            chunk_lengths=self._move(lengths[decodes:]),
-            chunk_starts=self._move((first[decodes:] - decodes).astype(np.int32)),
-            ring_write=self._ring_write(placed, watched),
+            decode_tables=tensors["decode_tables"],
+            decode_lengths=tensors["decode_lengths"],
+            chunk_tables=tensors["chunk_tables"],
+            chunk_lengths=tensors["chunk_lengths"],
+            chunk_starts=tensors["chunk_starts"],
+            ring_write=ring_write,
             importance=self._importance,
-            importance_writes=self._importance_writes(placed, predicted, input_ids[0]),
         )
-        return Batch(
-            input_ids=input_ids,
-            position_ids=self._move(positions[None].astype(np.int64)),
-            sampled_rows=self._move(np.array(sampled, dtype=np.int64)),
-            context=context,
-        )
-
-    def _ring_write(
-        self, placed: list[tuple[int, Chunk]], watched: set[int | None]
-    ) -> RingWrite | None:
-        if self._ring is None:
-            return None
-        spans = [
-            (first, chunk.sequence.row, chunk.start, chunk.count)
-            for first, chunk in placed
-            if chunk.sequence.row is not None and chunk.sequence.row in watched
-        ]
-        return self._ring.plan_write(spans)
+        draws = Draws(**{field.name: tensors[field.name] for field in fields(Draws)})
+        penalties = tensors.get("penalties")
+        return Batch(tensors["ids"], tensors["token_rows"], draws, penalties, context)
 
     def _importance_writes(
-        self, placed: list[tuple[int, Chunk]], predicted: dict[int | None, str], ids: torch.Tensor
+        self, plan: list[Chunk], first: list[int], predicted: dict[int, str]
     ) -> list[ImportanceWrite]:
-        if self._importance is None:
-            return []
+        assert self._importance is not None, "nobody predicts, but rows ask for it"
         by_policy: dict[str, list[tuple[int, Chunk]]] = defaultdict(list)
-        for first, chunk in placed:
-            if chunk.sequence.row in predicted:
-                by_policy[predicted[chunk.sequence.row]].append((first, chunk))
-        return self._importance.plan_writes(by_policy, ids)
-
-    def _update_tables(self, chunks: list[Chunk]) -> None:
-        for chunk in chunks:
-            sequence = chunk.sequence
-            clean = sequence.table_clean
-            if clean < len(sequence.blocks):
-                self._tables[sequence.row, clean : len(sequence.blocks)] = sequence.blocks[clean:]
-                sequence.table_clean = len(sequence.blocks)
+        for at, chunk in zip(first, plan, strict=True):
+            row = chunk.sequence.row
+            if row is not None and row in predicted:
+                by_policy[predicted[row]].append((at, chunk))
+        return self._importance.plan_writes(by_policy)
 
     def _slots(self, rows: np.ndarray, entries: np.ndarray) -> np.ndarray:
-        """Slot numbers [tokens] int64 of the given entries of the given rows."""
+        """Slot numbers [tokens] int64 of the given entries of the given rows; nobody's have -1."""
         size = self._pool.block_size
-        blocks = self._tables[rows, entries // size].astype(np.int64)
-        slots: np.ndarray = blocks * size + entries % size
+        blocks = self._rows.tables[rows, entries // size].astype(np.int64)
+        slots: np.ndarray = np.where(rows == self._rows.padding, -1, blocks * size + entries % size)
         return slots
 
-    def _trimmed(self, rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Tables [sequences, blocks] as wide as the longest needs."""
-        blocks = -(-int(lengths.max(initial=1)) // self._pool.block_size)
-        trimmed: np.ndarray = self._tables[rows, :blocks]
-        return trimmed
-
-    def _move(self, array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self._device, non_blocking=True)
+    def _trimmed(self, rows: np.ndarray, lengths: np.ndarray, width: int | None) -> np.ndarray:
+        """Tables [sequences, blocks] int32, as wide as asked for or as the longest needs."""
+        blocks = width or self._pool.blocks_for(int(lengths.max(initial=1)))
+        return np.ascontiguousarray(self._rows.tables[rows, :blocks])

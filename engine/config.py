@@ -16,11 +16,15 @@ class EngineConfig:
     name: str | None = None  # what requests call it; default: last part of `model`
     device: str = "auto"  # "auto": cuda where present, else cpu
     dtype: str = "auto"  # "auto": float32 on cpu, the checkpoint's elsewhere
+    kv_dtype: str = "auto"  # of the KV cache; "auto": the model's; "fp8_e4m3": engine/kv_scales.py
     kernels: str = "auto"  # "auto", "triton", "numba" or "reference"
     threads: int | None = None  # of torch and numba; default: a choice by core count
     kv_blocks: int | None = None  # blocks in the pool; default: from memory
     kv_memory_gib: float | None = None  # instead of kv_blocks
     max_sequence_tokens: int | None = None  # default: the model's own limit
+    fused: bool = True  # merge projections and fuse small operations where the model allows
+    static_steps: bool | None = None  # CUDA graphs for decodes; default: on GPUs
+    overlap: bool | None = None  # launch a step before the last is read back; default: on GPUs
     query_ring: int = 32  # recent queries kept per running output for policies; 0: none
     fake_step_seconds: float = 0.0  # FakeRunner sleeps this long in every step
     budgets: BudgetLimits = field(default_factory=BudgetLimits)

@@ -7,7 +7,6 @@ context reaches every layer of every architecture.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
@@ -23,6 +22,7 @@ class ForwardContext:
     pool: KvPool
     ring: QueryRing | None
     impl: str | None  # kernel implementation; None: by device
+    ids: torch.Tensor  # [tokens] int64
     positions: torch.Tensor  # [tokens] int32, logical
     slots: torch.Tensor  # [tokens] int64
     decodes: int
@@ -51,12 +51,12 @@ def forward_context(context: ForwardContext) -> Iterator[ForwardContext]:
         _current = None
 
 
-def predict_importance(model: torch.nn.Module, inputs: object, output: Any) -> None:
-    """Forward hook of the base model: hands its last hidden states to the step's predictions."""
+def predict_importance(hidden: torch.Tensor) -> None:
+    """Hands the model's last hidden states, [tokens, hidden size], to the step's predictions."""
     context = current_context()
     if context.importance is not None:
         for write in context.importance_writes:
-            context.importance.write(write, output.last_hidden_state[0])
+            context.importance.write(write, hidden, context.ids)
 
 
 def current_context() -> ForwardContext:

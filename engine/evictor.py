@@ -12,6 +12,7 @@ from engine.eviction import POLICIES
 from engine.eviction.base import EvictionPolicy, build
 from engine.eviction.selection import lowest_blocks
 from engine.mass import MassCounter
+from engine.rows import Traits
 from engine.views import ViewBuilder
 from kernels.compact_kv import compact_kv
 from scheduler.budget import Budget
@@ -36,19 +37,16 @@ class Evictor:
             self._policies[key] = build(POLICIES[budget.policy], budget.policy_settings)
         return self._policies[key]
 
-    def watches(self, sequence: Sequence) -> bool:
-        """Whether the sequence's queries must go to the ring: only if it can ever be evicted."""
+    def traits(self, sequence: Sequence) -> Traits:
+        """What the sequence needs of every step: nothing, unless it can ever be evicted."""
         if not _evictable(sequence):
-            return False
+            return Traits(watched=False, counted=False, predictor=None)
         policy = self.policy(sequence)
-        return policy.needs_mass or policy.needs_queries > 0
-
-    def predictor(self, sequence: Sequence) -> str | None:
-        """The policy that predicts importance of the sequence's tokens, if one must."""
-        if not _evictable(sequence):
-            return None
-        policy = self.policy(sequence)
-        return policy.name if policy.needs_importance else None
+        return Traits(
+            watched=policy.needs_mass or policy.needs_queries > 0,
+            counted=policy.needs_mass,
+            predictor=policy.name if policy.needs_importance else None,
+        )
 
     def warm_up(self, policies: list[str]) -> None:
         """Compiles compaction and what these policies rank with; moves nothing."""
@@ -85,12 +83,10 @@ class Evictor:
         lowest = lowest_blocks(policy.score(view)[0], size, count)
         return [candidates[index] for index in lowest]
 
-    def before_forward(self, watched: list[Chunk]) -> None:
+    def before_forward(self, counted: list[Chunk]) -> None:
         """Counts received attention that the step's queries would push out of the ring."""
-        policies = {chunk.sequence: self.policy(chunk.sequence) for chunk in watched}
-        chunks = [chunk for chunk in watched if policies[chunk.sequence].needs_mass]
-        if chunks:
-            self._mass.before_forward(policies, chunks)
+        policies = {chunk.sequence: self.policy(chunk.sequence) for chunk in counted}
+        self._mass.before_forward(policies, counted)
 
     def _evict_group(self, group: list[Eviction]) -> None:
         sequences = [eviction.sequence for eviction in group]

@@ -6,10 +6,11 @@ model (budgets, blocks, streams, metrics) is real.
 """
 
 import time
+from dataclasses import dataclass
 
 from engine.config import FAKE_MODEL, EngineConfig
 from engine.messages import ModelInfo, PolicyInfo
-from engine.runner_api import build_model_info
+from engine.runner_api import Runner, build_model_info
 from scheduler.plan import Chunk, StepPlan, StepResult, TopLogprobs
 from scheduler.request import Sequence
 
@@ -23,13 +24,15 @@ def next_token(last: int, position: int) -> int:
     return (31 * last + 7 * position + 3) % 251
 
 
-class FakeRunner:
+class FakeRunner(Runner):
     """Executes plans by arithmetic; sleeps `fake_step_seconds` to look like a step of a model."""
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
         self.total_blocks = config.kv_blocks or FAKE_BLOCKS
         self.eviction_seconds = 0.0
+        self.overlaps = bool(config.overlap)
+        self._last: dict[int | None, int] = {}  # drawn last, by row
 
     def describe(self) -> ModelInfo:
         return build_model_info(
@@ -49,21 +52,36 @@ class FakeRunner:
     def choose_blocks(self, sequence: Sequence, candidates: list[int], count: int) -> list[int]:
         return candidates[:count]
 
-    def execute(self, plan: StepPlan) -> StepResult:
+    def launch(self, plan: StepPlan) -> "FakeStep":
         if self._config.fake_step_seconds:
             time.sleep(self._config.fake_step_seconds)
         chunks = [chunk for chunk in plan.chunks if chunk.samples]
-        tokens: list[int | None] = [_draw(chunk) for chunk in chunks]
+        tokens: list[int | None] = [self._draw(chunk) for chunk in chunks]
         wanted = [chunk.sequence.request.sampling.logprobs for chunk in chunks]
         if all(count is None for count in wanted):
-            return StepResult(tokens)
+            return FakeStep(StepResult(tokens))
         logprobs = [
             None if count is None else TopLogprobs(0.0, [(token or 0, 0.0)][:count])
             for token, count in zip(tokens, wanted, strict=True)
         ]
-        return StepResult(tokens, logprobs)
+        return FakeStep(StepResult(tokens, logprobs))
+
+    def _draw(self, chunk: Chunk) -> int:
+        position, tokens, row = (
+            chunk.start + chunk.count - 1,
+            chunk.sequence.tokens,
+            chunk.sequence.row,
+        )
+        last = tokens[position] if position < len(tokens) else self._last[row]
+        self._last[row] = token = next_token(last, position)
+        return token
 
 
-def _draw(chunk: Chunk) -> int:
-    position = chunk.start + chunk.count - 1
-    return next_token(chunk.sequence.tokens[position], position)
+@dataclass(frozen=True)
+class FakeStep:
+    """A step that is done as soon as it is launched."""
+
+    drawn: StepResult
+
+    def result(self) -> StepResult:
+        return self.drawn

@@ -24,7 +24,6 @@ class ImportanceWrite:
 
     policy: str
     tokens: torch.Tensor  # [written] int64, rows of the packed batch
-    ids: torch.Tensor  # [written] int64, the tokens themselves
     rows: torch.Tensor  # [written] int64
     positions: torch.Tensor  # [written] int64, logical
     fresh: torch.Tensor  # [..] int64, rows whose first thinking token is among them
@@ -50,23 +49,25 @@ class ImportanceStore:
         self._tensors: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def plan_writes(
-        self, chunks: Mapping[str, Sequence[tuple[int, Chunk]]], ids: torch.Tensor
+        self, chunks: Mapping[str, Sequence[tuple[int, Chunk]]]
     ) -> list[ImportanceWrite]:
         """What a step predicts.
 
         Args:
             chunks: by policy, each with the packed row of its first token.
-            ids: [tokens] int64, of the whole packed batch.
         """
-        writes = [self._plan(policy, placed, ids) for policy, placed in chunks.items()]
+        writes = [self._plan(policy, placed) for policy, placed in chunks.items()]
         return [write for write in writes if len(write.tokens)]
 
-    def write(self, write: ImportanceWrite, hidden: torch.Tensor) -> None:
-        """Predicts from `hidden`, [packed tokens, hidden size] in the model's type."""
+    def write(self, write: ImportanceWrite, hidden: torch.Tensor, ids: torch.Tensor) -> None:
+        """Predicts from `hidden`, [packed tokens, hidden size] in the model's type.
+
+        `ids` [packed tokens] int64 are the tokens themselves.
+        """
         scores, ended = self._allocated()
         artifact = self._artifacts[write.policy]
         ended.index_fill_(0, write.fresh, NEVER)
-        ends = (write.ids[:, None] == artifact["end_ids"]).any(dim=1)
+        ends = (ids[write.tokens, None] == artifact["end_ids"]).any(dim=1)
         ended.scatter_reduce_(0, write.rows, write.positions.where(ends, NEVER), "amin")
         predicted = POLICIES[write.policy].predict(artifact, hidden[write.tokens])
         answer = write.positions >= ended[write.rows]
@@ -80,9 +81,7 @@ class ImportanceStore:
         own = torch.tensor(rows, device=self._device)
         return scores[own.view(-1, *[1] * (positions.dim() - 1)), positions.long()]
 
-    def _plan(
-        self, policy: str, placed: Sequence[tuple[int, Chunk]], ids: torch.Tensor
-    ) -> ImportanceWrite:
+    def _plan(self, policy: str, placed: Sequence[tuple[int, Chunk]]) -> ImportanceWrite:
         columns, fresh = [], []
         for first, chunk in placed:
             sequence = chunk.sequence
@@ -96,7 +95,7 @@ class ImportanceStore:
         arrays = np.array(columns, dtype=np.int64).reshape(-1, 3).T.copy()
         tokens, rows, positions = torch.from_numpy(arrays).to(self._device)
         begins = torch.from_numpy(np.array(fresh, dtype=np.int64)).to(self._device)
-        return ImportanceWrite(policy, tokens, ids[tokens], rows, positions, begins)
+        return ImportanceWrite(policy, tokens, rows, positions, begins)
 
     def _allocated(self) -> tuple[torch.Tensor, torch.Tensor]:
         if self._tensors is None:

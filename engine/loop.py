@@ -26,9 +26,10 @@ from engine.messages import (
     encode,
 )
 from engine.runner_api import Runner
+from engine.steps import Steps
 from scheduler.config import SchedulerConfig
 from scheduler.errors import InvalidRequest, PolicyUnavailable, QueueFull
-from scheduler.plan import Drawn, StepPlan
+from scheduler.plan import Drawn
 from scheduler.scheduler import Scheduler
 
 
@@ -44,6 +45,7 @@ class EngineLoop:
         self._refused: list[Refused] = []
         self._ignored = 0
         self._stopping = False
+        self._steps = Steps(self._scheduler, runner)
 
     def run(self) -> None:
         """Serves until Shutdown or end of file."""
@@ -107,8 +109,7 @@ class EngineLoop:
 
     def _step(self) -> None:
         started, evicting = time.monotonic(), self._runner.eviction_seconds
-        plan = self._scheduler.plan(started)
-        drawn = self._run(plan)
+        plan, drawn = self._steps.step()
         finished = [
             Finished(sequence.request.key, sequence.output, reason, sequence.usage)
             for sequence, reason in self._scheduler.take_finished()
@@ -127,14 +128,14 @@ class EngineLoop:
         )
         self._connection.send_bytes(encode(message))
 
-    def _run(self, plan: StepPlan) -> list[Drawn]:
-        if plan.empty:
-            return []
-        result = self._runner.execute(plan)
-        return self._scheduler.commit(plan, result, time.monotonic())
-
     def _load(self) -> Load:
         scheduler = self._scheduler
+        resident = elastic = 0
+        for sequence in scheduler.running:
+            resident += sequence.kv_tokens
+            budget = sequence.request.budget
+            if budget is not None and sequence.kv_tokens > budget.floor:
+                elastic += sequence.kv_tokens - budget.floor
         pool, totals = scheduler.kv.pool, scheduler.totals
         return Load(
             running=len(scheduler.running),
@@ -143,7 +144,7 @@ class EngineLoop:
             blocks_free=pool.free,
             blocks_cached=pool.idle,
             blocks_promised=scheduler.kv.promised,
-            tokens_resident=sum(sequence.kv_tokens for sequence in scheduler.running),
+            tokens_resident=resident,
             prompt_tokens_total=totals.prompt_tokens,
             cached_prompt_tokens_total=totals.cached_prompt_tokens,
             generation_tokens_total=totals.generation_tokens,
@@ -152,7 +153,7 @@ class EngineLoop:
             eviction_rounds_total=dict(totals.rounds),
             ignored_events_total=self._ignored,
             tokens_pressed_total=totals.pressed,
-            tokens_elastic=sum(sequence.elastic_tokens for sequence in scheduler.running),
+            tokens_elastic=elastic,
         )
 
 

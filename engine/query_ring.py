@@ -31,28 +31,6 @@ class QueryRing:
             shape.layers, rows, size, shape.heads, shape.head_dim, dtype=shape.dtype, device=device
         )
 
-    def plan_write(self, spans: list[tuple[int, int, int, int]]) -> RingWrite | None:
-        """Where a step's queries go; of a chunk longer than the ring only the newest are kept.
-
-        Args:
-            spans: (first packed token, row, first logical position, count) per sequence.
-        """
-        if not spans:
-            return None
-        kept = [(max(count - self.size, 0), count) for _, _, _, count in spans]
-        tokens = [
-            first + i for (first, _, _, _), k in zip(spans, kept, strict=True) for i in range(*k)
-        ]
-        rows = [row for (_, row, _, _), k in zip(spans, kept, strict=True) for _ in range(*k)]
-        places = [
-            (start + i) % self.size
-            for (_, _, start, _), k in zip(spans, kept, strict=True)
-            for i in range(*k)
-        ]
-        arrays = np.array([tokens, rows, places], dtype=np.int64)
-        on_device = torch.from_numpy(arrays).to(self._device)
-        return RingWrite(on_device[0], on_device[1], on_device[2])
-
     def write(self, layer: int, write: RingWrite, queries: torch.Tensor) -> None:
         """Stores queries [packed tokens, heads, head_dim] of one layer."""
         self._queries[layer].index_put_((write.rows, write.places), queries[write.tokens])

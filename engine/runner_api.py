@@ -1,5 +1,6 @@
 """What the engine loop needs of a runner, and the part of its description all runners share."""
 
+from abc import ABC, abstractmethod
 from typing import Any, Protocol
 
 from engine.config import EngineConfig
@@ -8,16 +9,26 @@ from scheduler.plan import StepPlan, StepResult
 from scheduler.request import Sequence
 
 
-class Runner(Protocol):
-    """Executes step plans."""
+class InFlight(Protocol):
+    """A launched step."""
+
+    def result(self) -> StepResult:
+        """What it drew, one entry per chunk that samples; waits for it if need be."""
+        ...
+
+
+class Runner(ABC):
+    """Executes step plans, in the order in which they are launched."""
 
     total_blocks: int  # in its KV pool
     eviction_seconds: float  # spent on evictions, since the start
+    overlaps: bool = False  # whether the next step should be launched before a result is read
 
+    @abstractmethod
     def describe(self) -> ModelInfo:
         """What it serves."""
-        ...
 
+    @abstractmethod
     def choose_blocks(self, sequence: Sequence, candidates: list[int], count: int) -> list[int]:
         """Which full blocks of a sequence go, where its policy evicts whole blocks.
 
@@ -28,11 +39,15 @@ class Runner(Protocol):
             candidates: blocks of its table that may go, oldest first; what they hold is written.
             count: how many go; at most as many as there are.
         """
-        ...
+
+    @abstractmethod
+    def launch(self, plan: StepPlan) -> InFlight:
+        """Evictions, then one packed forward, then draws. A plan may decode tokens that are still
+        in flight: those that the step before draws."""
 
     def execute(self, plan: StepPlan) -> StepResult:
-        """Evictions, then one packed forward, then draws; one result per chunk that samples."""
-        ...
+        """Launches a plan and waits for its result."""
+        return self.launch(plan).result()
 
 
 def build_model_info(config: EngineConfig, **of_the_model: Any) -> ModelInfo:

@@ -8,6 +8,7 @@ held nor promised, and may find nothing. Knows counts, not tensors; the runner m
 from collections.abc import Iterable
 
 from scheduler.blocks import BlockPool
+from scheduler.errors import InvalidRequest
 from scheduler.prefix import block_keys
 from scheduler.request import Request, Sequence
 
@@ -28,6 +29,24 @@ class KvLedger:
     def needed_blocks(self, request: Request) -> int:
         """Blocks that one output of `request` must be able to hold."""
         return self.blocks_for(request.needed_tokens)
+
+    def fitting_blocks(self, request: Request) -> int:
+        """Blocks that one output of `request` must be able to hold.
+
+        Raises:
+            InvalidRequest: the whole pool has fewer.
+        """
+        needed = self.needed_blocks(request)
+        if needed <= self.pool.total:
+            return needed
+        field = "stopping.max_tokens"
+        if request.budget is not None:
+            field = f"kv_budget.{'min' if request.budget.elastic else 'max'}_tokens"
+        raise InvalidRequest(
+            field,
+            f"one output may hold {request.needed_tokens} KV tokens, the whole pool holds "
+            f"{self.pool.total * self.block_size}; ask for fewer tokens or a smaller KV budget",
+        )
 
     def surplus(self, sequence: Sequence) -> int:
         """Blocks that a sequence with a budget holds beyond what it was promised."""

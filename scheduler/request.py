@@ -87,6 +87,11 @@ class Sequence:
     request: Request
     output: int
     tokens: list[int]  # prompt, then what was drawn
+    length: int = field(
+        init=False
+    )  # of `tokens`, and of the draws in flight: two between a plan and a commit
+    final_length: int = field(init=False)  # at most so many tokens will be known
+    cap: int = field(init=False)  # at most so many KV entries will be held
     computed: int = 0  # leading tokens whose KV was written; the next position
     kv_tokens: int = 0  # KV entries held, in every layer and head
     blocks: list[int] = field(default_factory=list)  # block table, in cache order
@@ -96,6 +101,13 @@ class Sequence:
     usage: Usage = field(default_factory=Usage)
     first_scheduled: float | None = None
     first_token: float | None = None
+    ended: bool = False  # has a finish reason; what is still in flight for it counts for nothing
+
+    def __post_init__(self) -> None:
+        self.length = len(self.tokens)
+        self.final_length = len(self.request.prompt) + self.request.max_new_tokens
+        budget = self.request.budget
+        self.cap = self.final_length if budget is None else budget.cap
 
     @property
     def prompt_tokens(self) -> int:
@@ -108,14 +120,13 @@ class Sequence:
 
     @property
     def pending(self) -> int:
-        """Known tokens whose KV is still to be written; 1 while decoding."""
-        return len(self.tokens) - self.computed
+        """Tokens whose KV is still to be written, one in flight among them; 1 while decoding."""
+        return self.length - self.computed
 
     @property
-    def elastic_tokens(self) -> int:
-        """KV entries above the floor of an elastic budget: what pressure could still take."""
-        budget = self.request.budget
-        return 0 if budget is None else max(self.kv_tokens - budget.floor, 0)
+    def in_flight(self) -> bool:
+        """Whether a token was asked for in a step whose result is not committed."""
+        return self.length > len(self.tokens)
 
     @property
     def order(self) -> tuple[int, float, int, int]:

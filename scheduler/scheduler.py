@@ -2,7 +2,10 @@
 
 The loop is `plan = scheduler.plan(now)`, run it, `scheduler.commit(plan, result, now)`. A plan
 takes effect on the books at once (tokens computed, blocks taken and freed); commit adds what was
-drawn. Knows counts and ids; not tensors, text or clients. One thread.
+drawn. One more plan may be made, and launched, before the last one is committed: its decodes run on
+tokens that are still in flight, so steps must be executed in the order of their plans. What ends in
+between wastes its last decode and nothing else. Knows counts and ids; not tensors, text or clients.
+One thread.
 """
 
 import bisect
@@ -67,9 +70,7 @@ class Scheduler:
         """
         if request.key in self._live:
             raise ValueError(f"request key {request.key} is live already")
-        needed = self.kv.needed_blocks(request)
-        if needed > self.kv.pool.total:
-            raise self._never_fits(request)
+        needed = self.kv.fitting_blocks(request)
         if request.n > self.config.max_waiting:
             allowed = f"this server queues at most {self.config.max_waiting} outputs"
             raise InvalidRequest("sampling.n", f"got {request.n}; {allowed}")
@@ -119,18 +120,23 @@ class Scheduler:
         for key in self._deadlines.passed(now):
             self.cancel(key, FinishReason.DEADLINE)
         rounds = Rounds(self.kv, self.totals, self.running, self._choose_blocks)
-        decoding = sum(sequence.pending == 1 for sequence in self.running)
+        block_size = self.config.block_size
+        decoding = sum([s.pending == 1 and s.length < s.final_length for s in self.running])
         room = self.config.max_batch_tokens - decoding  # for prefill
         reserved: list[tuple[Sequence, int]] = []
         for sequence in list(self.running):
-            if sequence.row is None:
-                continue  # preempted in this very loop, for a better one
-            if sequence.pending == 1:
+            if sequence.row is None or sequence.length == sequence.final_length:
+                continue  # preempted in this very loop, for a better one; or its last is in flight
+            pending = sequence.length - sequence.computed
+            if pending > 1:
+                if room > 0:
+                    count = self._reserve(sequence, min(pending, room), rounds)
+                    reserved.append((sequence, count))
+                    room -= count
+            elif sequence.kv_tokens < min(sequence.cap, len(sequence.blocks) * block_size):
+                reserved.append((sequence, 1))  # most decodes: a slot is there
+            else:
                 reserved.append((sequence, self._reserve(sequence, 1, rounds)))
-            elif room > 0:
-                count = self._reserve(sequence, min(sequence.pending, room), rounds)
-                reserved.append((sequence, count))
-                room -= count
         while room > 0 and self._rows:
             head = self.waiting.head()
             if head is None or not self._admit(head, rounds):
@@ -147,19 +153,23 @@ class Scheduler:
     def commit(self, plan: StepPlan, result: StepResult, now: float) -> list[Drawn]:
         """Books what the step drew: new tokens, ends, prompt blocks that others may now share."""
         drawn = []
-        samples = [chunk.sequence for chunk in plan.chunks if chunk.samples]
-        logprobs = result.logprobs or [None] * len(samples)
+        tokens = iter(result.tokens)
+        logprobs = iter(result.logprobs or [None] * len(result.tokens))
         for chunk in plan.chunks:
-            if chunk.count > 1 or chunk.sequence.generated == 0:
-                self._prefilled(chunk.sequence)
-        for sequence, token, logprob in zip(samples, result.tokens, logprobs, strict=True):
-            if sequence.row is None:
-                continue  # ended while the step ran
+            sequence = chunk.sequence
+            if chunk.start < len(sequence.request.prompt):
+                self._prefilled(sequence)
+            if not chunk.samples:
+                continue
+            token, logprob = next(tokens), next(logprobs)
+            if sequence.ended:
+                continue  # while the step ran
             if token is None:
                 self.cancel(sequence.request.key, FinishReason.ERROR)
                 continue
             self._append(sequence, token, now)
             drawn.append(Drawn(sequence, token, logprob))
+        self.totals.generation_tokens += len(drawn)
         return drawn
 
     def check(self) -> None:
@@ -172,6 +182,7 @@ class Scheduler:
         for sequence in self.running:
             budget = sequence.request.budget
             assert budget is None or sequence.kv_tokens <= budget.cap
+            assert len(sequence.tokens) <= sequence.length <= len(sequence.tokens) + 2
             assert sequence not in self.waiting
         live = {sequence for outputs in self._live.values() for sequence in outputs}
         followers = set(self._followers)
@@ -197,6 +208,8 @@ class Scheduler:
         return count
 
     def _admit(self, sequence: Sequence, rounds: Rounds) -> bool:
+        if sequence.in_flight:
+            return False  # preempted: recomputed once all its tokens are known
         growing = sum(running.request.budget is None for running in self.running)
         lacking = self.kv.lacking_to_admit(sequence, growing)
         if lacking > 0 and not rounds.press(lacking):
@@ -209,17 +222,6 @@ class Scheduler:
             sequence.usage.cached_prompt_tokens = sequence.computed
             self.totals.cached_prompt_tokens += sequence.computed
         return True
-
-    def _never_fits(self, request: Request) -> InvalidRequest:
-        field = "stopping.max_tokens"
-        if request.budget is not None:
-            field = f"kv_budget.{'min' if request.budget.elastic else 'max'}_tokens"
-        size = self.kv.pool.total * self.config.block_size
-        return InvalidRequest(
-            field,
-            f"one output may hold {request.needed_tokens} KV tokens, the whole pool holds {size};"
-            " ask for fewer tokens or a smaller KV budget",
-        )
 
     def _victim(self) -> Sequence:
         """The last in order of those without a budget; the one that asks is among them."""
@@ -243,19 +245,19 @@ class Scheduler:
 
     def _append(self, sequence: Sequence, token: int, now: float) -> None:
         sequence.tokens.append(token)
-        self.totals.generation_tokens += 1
         if sequence.first_token is None:
             sequence.first_token = now
             self.totals.prompt_tokens += sequence.prompt_tokens
         sequence.usage.decode_seconds = now - sequence.first_token
         if token in sequence.request.end_ids:
             self._finish(sequence, FinishReason.STOP)
-        elif sequence.generated >= sequence.request.max_new_tokens:
+        elif len(sequence.tokens) >= sequence.final_length:
             self._finish(sequence, FinishReason.LENGTH)
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
         """Ends an output in whatever state it is; everything it held is free on return."""
         request, usage = sequence.request, sequence.usage
+        sequence.ended = True
         usage.completion_tokens = sequence.generated
         usage.kv_tokens_final = sequence.kv_tokens
         scheduled = self._now if sequence.first_scheduled is None else sequence.first_scheduled

@@ -32,7 +32,11 @@ class FakeDetokenizer:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def feed(self, ids: Sequence[int]) -> str:
-        return self._decoder.decode(bytes(token for token in ids if token < BYTES))
+        try:
+            data = bytes(ids)
+        except ValueError:  # some have no text
+            data = bytes(token for token in ids if token < BYTES)
+        return self._decoder.decode(data)
 
     def flush(self) -> str:
         return self._decoder.decode(b"", final=True)

@@ -10,7 +10,7 @@ from typing import Any
 from engine.messages import Finished, FrontMessage, Ready, Step, decode_engine, encode
 from scheduler.budget import Budget, whole
 from scheduler.config import SchedulerConfig
-from scheduler.plan import Chunk, StepPlan
+from scheduler.plan import Chunk, StepPlan, StepResult
 from scheduler.request import FinishReason, Request, Sequence, Usage
 from scheduler.scheduler import Scheduler
 from tests.scheduler.memory_runner import Draw, MemoryRunner, by_hand
@@ -75,7 +75,12 @@ def make_scheduler(blocks: int = 64, **settings: Any) -> Scheduler:
 class Bench:
     """A scheduler on a runner that stores and reads back; `check` follows every call."""
 
-    def __init__(self, blocks: int = 64, draw: Draw = by_hand, **settings: Any) -> None:
+    def __init__(
+        self, blocks: int = 64, draw: Draw = by_hand, overlap: bool = False, **settings: Any
+    ) -> None:
+        """With `overlap`, every step is planned and run before the last one is committed."""
+        self._overlap = overlap
+        self._launched: list[tuple[StepPlan, StepResult]] = []
         config = SchedulerConfig(**{**SMALL, **settings})
         self.runner = MemoryRunner(blocks, config.block_size, config.prefix_cache, draw)
         self.scheduler = Scheduler(config, blocks, self.runner.choose_blocks)
@@ -96,19 +101,21 @@ class Bench:
 
     def step(self, meanwhile: Callable[[], object] = lambda: None) -> StepPlan:
         """Plan, run, `meanwhile`, commit; a second passes."""
-        decoding = [s for s in self.scheduler.running if s.pending == 1]
+        running = self.scheduler.running
+        decoding = [s for s in running if s.pending == 1 and s.length < s.final_length]
         plan = self.scheduler.plan(self.now)
         self.scheduler.check()
         self._check_plan(plan)
         planned = {chunk.sequence for chunk in plan.chunks}
         assert planned.issuperset(s for s in decoding if s.row is not None), "a decode was left out"
         self.plans.append(plan)
-        result = self.runner.execute(plan)
+        self._launched.append((plan, self.runner.execute(plan)))
         meanwhile()
         self.now += 1.0
-        for drawn in self.scheduler.commit(plan, result, self.now):
-            self.tokens[name_of(drawn.sequence)].append(drawn.token)
-        self.collect()
+        while len(self._launched) > self._overlap:
+            for drawn in self.scheduler.commit(*self._launched.pop(0), self.now):
+                self.tokens[name_of(drawn.sequence)].append(drawn.token)
+            self.collect()
         return plan
 
     def steps(self, count: int) -> StepPlan:
@@ -122,7 +129,8 @@ class Bench:
         while self.scheduler.num_live:
             assert limit > 0, "some output never ends"
             limit -= 1
-            assert not self.step().empty, "outputs live, but nothing runs"
+            in_flight = any(not plan.empty for plan, _ in self._launched)
+            assert in_flight | (not self.step().empty), "outputs live, but nothing runs"
         check_nothing_is_left(self.scheduler)
 
     def cancel(self, request: Request) -> bool:
@@ -166,7 +174,9 @@ class Bench:
             sequence, end = chunk.sequence, chunk.kv_start + chunk.count
             assert chunk.count > 0
             assert sequence.row is not None, "an output without a place is in the plan"
-            assert chunk.samples == (chunk.start + chunk.count == len(sequence.tokens))
+            known = len(sequence.tokens)
+            assert chunk.samples == (chunk.start + chunk.count == sequence.length - chunk.samples)
+            assert chunk.start + chunk.count <= known + self._overlap
             written = sequence.blocks[chunk.kv_start // size : -(-end // size)]
             assert all(holders[block] == 1 for block in written), "a shared block is written"
 

@@ -11,13 +11,15 @@ import torch
 from safetensors.torch import save_file
 
 from engine.attention import register_attention
-from engine.batch import Batch
+from engine.batch import Chunks
 from engine.config import EngineConfig
+from engine.flight import StepInFlight
 from engine.kv_pool import KvShape
 from engine.loader import adopt_model
 from engine.runner import ModelRunner
+from engine.static_steps import Result
 from scheduler.config import SchedulerConfig
-from scheduler.plan import StepPlan, StepResult
+from scheduler.plan import StepPlan
 from scheduler.request import FinishReason, Request, Sequence, Usage
 from scheduler.scheduler import Scheduler
 from tests.engine.eviction.artifacts import random_artifacts
@@ -31,29 +33,27 @@ class RecordingRunner(ModelRunner):
     rounds: dict[tuple[int, int], dict[int, int]]  # entries left by position, of each output
     mixed_steps = 0  # steps with both decodes and prefill
 
-    def execute(self, plan: StepPlan) -> StepResult:
+    def launch(self, plan: StepPlan) -> StepInFlight:
         counts = {chunk.count > 1 for chunk in plan.chunks}
         self.mixed_steps += len(counts) == 2
-        self._plan = plan
         for eviction in plan.evictions:
             rounds = self.rounds.setdefault(_name(eviction.sequence), {})
             rounds[eviction.position] = eviction.keep
-        return super().execute(plan)
+        return super().launch(plan)
 
     def choose_blocks(self, sequence: Sequence, candidates: list[int], count: int) -> list[int]:
         left = sequence.kv_tokens - count * self._config.scheduler.block_size
         self.rounds.setdefault(_name(sequence), {})[sequence.computed] = left
         return super().choose_blocks(sequence, candidates, count)
 
-    def _forward(self, batch: Batch) -> torch.Tensor:
-        logits = super()._forward(batch)
-        if hasattr(self, "_plan"):
-            chunks = [chunk for chunk in self._plan.chunks if chunk.samples]
-            for chunk, row in zip(chunks, logits, strict=True):
-                sequence = chunk.sequence
-                key = (sequence.request.key, sequence.output, chunk.start + chunk.count - 1)
-                self.rows[key] = row.clone()
-        return logits
+    def _run(self, plan: StepPlan, chunks: Chunks) -> Result:
+        tokens, logits = super()._run(plan, chunks)
+        drawn = [chunk for chunk in plan.chunks if chunk.samples]
+        for chunk, row in zip(drawn, logits, strict=True):
+            sequence = chunk.sequence
+            key = (sequence.request.key, sequence.output, chunk.start + chunk.count - 1)
+            self.rows[key] = row.clone()
+        return tokens, logits
 
 
 @dataclass

@@ -44,8 +44,8 @@ def _step(store: ImportanceStore, *chunks: Chunk) -> torch.Tensor:
     for chunk in chunks:
         placed.append((first, chunk))
         first += chunk.count
-    for write in store.plan_writes({"dynts": placed}, torch.tensor(tokens)):
-        store.write(write, hidden)
+    for write in store.plan_writes({"dynts": placed}):
+        store.write(write, hidden, torch.tensor(tokens))
     return DynTS.predict(ARTIFACTS["dynts"], hidden)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from engine.config import EngineConfig
-from engine.fake import FakeRunner, next_token
+from engine.fake import FakeRunner, FakeStep, next_token
 from engine.loop import EngineLoop
 from engine.messages import (
     Cancel,
@@ -23,7 +23,7 @@ from engine.messages import (
 from engine.process import run_engine
 from scheduler.budget import BudgetRequest
 from scheduler.config import SchedulerConfig
-from scheduler.plan import StepPlan, StepResult
+from scheduler.plan import StepPlan
 from scheduler.request import FinishReason, Sampling
 from tests.builders import PATIENCE, Front
 
@@ -37,9 +37,9 @@ class GatedRunner(FakeRunner):
         super().__init__(config)
         self._gate = gate
 
-    def execute(self, plan: StepPlan) -> StepResult:
+    def launch(self, plan: StepPlan) -> FakeStep:
         assert self._gate.acquire(timeout=PATIENCE)
-        return super().execute(plan)
+        return super().launch(plan)
 
 
 Open = Callable[..., Front]
@@ -280,3 +280,18 @@ def test_an_engine_process_exits_soon_after_its_front_is_gone(when: str) -> None
     process.join(2.0 if when != "at once" else 6 * PATIENCE)
     assert process.exitcode == 0
     process.close()
+
+
+def test_overlapped_steps_deliver_the_same(open_front: Open) -> None:
+    """One step is in flight while the next is launched; a cancel in between frees everything."""
+    plain, overlapped = open_front(), open_front(overlap=True)
+    for front in (plain, overlapped):
+        front.send(*(Submit(key, [key, 2, 3], Sampling(), max_new_tokens=9) for key in range(1, 6)))
+        front.until_finished(5)
+        front.send(Submit(7, [1], Sampling(), 1, 50), Submit(8, [2], Sampling(), 1, 4))
+        front.until(lambda step: any(delta.key == 7 for delta in step.deltas))
+        front.send(Cancel(7))
+        front.until_finished(7)
+        assert front.steps[-1].load.blocks_used == 0
+    for key in (*range(1, 6), 8):
+        assert overlapped.tokens(key) == plain.tokens(key)

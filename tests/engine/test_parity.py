@@ -9,7 +9,7 @@ import torch
 
 from engine import attention
 from engine.attention import register_attention
-from engine.batch import BatchBuilder
+from engine.batch import BatchBuilder, Chunks
 from scheduler.request import Request
 from tests.engine.harness import RecordingRunner, make_runner, run
 from tests.engine.models import ARCHITECTURES, VOCABULARY, tiny_model
@@ -94,7 +94,7 @@ def test_a_wrong_position_or_a_lost_entry_would_show(
     def shifted(self: BatchBuilder, *args: Any) -> Any:
         batch = original(self, *args)
         decodes = batch.context.decodes
-        batch.position_ids[:, :decodes] += 1
+        batch.context.positions[:decodes] += 1
         return batch
 
     monkeypatch.setattr(BatchBuilder, "build", shifted)
@@ -140,7 +140,9 @@ def test_unsupported_attention_is_refused_by_name() -> None:
     runner = make_runner("llama")
     module = next(m for m in runner._loaded.model.modules() if hasattr(m, "layer_idx"))
     query = torch.zeros(1, 4, 1, 16)
-    batch = runner._batches.build(_one_token_plan(), set(), {})
+    plan = _one_token_plan()
+    runner._rows.update(plan.chunks)
+    batch = runner._batches.build(plan, Chunks.of(plan.chunks), {})
     with (
         pytest.raises(NotImplementedError, match="softcap"),
         attention_context(batch),

@@ -2,7 +2,6 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -51,7 +50,9 @@ def test_settings_do_not_ask_for_more_queries_than_the_ring_keeps() -> None:
 
 def test_the_pool_is_sized_from_memory() -> None:
     runner = make_runner("llama", kv_blocks=None, kv_memory_gib=1 / 1024)
-    assert runner.total_blocks == (1 << 20) // (768 * 16)
+    shape = runner._loaded.shape
+    bookkeeping = 8 * shape.layers * shape.kv_heads  # position and received attention
+    assert runner.total_blocks == (1 << 20) // ((768 + bookkeeping) * 16)
     whole = make_runner("llama", kv_blocks=None)
     assert whole.total_blocks == 8 * 512 // 16, "no more than max_running whole sequences need"
     with pytest.raises(ValueError, match="give the pool more"):
@@ -85,16 +86,16 @@ def test_a_row_of_nan_ends_its_request_and_no_other(monkeypatch: pytest.MonkeyPa
     requests = [Request(key, (5 + key, 9), 8, sampling=Sampling(0.0)) for key in range(3)]
     alone = run(make_runner("llama"), requests)
     runner = make_runner("llama")
-    forward = runner._forward
+    logits_of = runner._forward.logits_of
 
-    def poisoned(batch: Any) -> torch.Tensor:
-        logits = forward(batch)
-        for row, position in enumerate(batch.position_ids[0, batch.sampled_rows].tolist()):
+    def poisoned(ids: torch.Tensor, positions: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+        logits = logits_of(ids, positions, drawn)
+        for row, position in enumerate(positions[drawn].tolist()):
             if row == 1 and position == 4:
                 logits[row] = torch.nan
         return logits
 
-    monkeypatch.setattr(runner, "_forward", poisoned)
+    monkeypatch.setattr(runner._forward, "logits_of", poisoned)
     outcomes = run(runner, requests)
     assert outcomes[1, 0].reason == FinishReason.ERROR
     for key in (0, 2):

@@ -16,7 +16,8 @@ from engine.fake import next_token
 from scheduler.plan import Chunk, Eviction, StepPlan, StepResult
 from scheduler.request import Sequence
 
-Draw = Callable[[Chunk], int | None]
+Draw = Callable[[Chunk, int], int | None]
+"""(a chunk that samples, its last token) -> the next token; None: not finite."""
 
 
 class Entry(NamedTuple):
@@ -35,10 +36,9 @@ class Held:
     entries: list[Entry] = field(default_factory=list)
 
 
-def by_hand(chunk: Chunk) -> int:
+def by_hand(chunk: Chunk, last: int) -> int:
     """The fake model's next token."""
-    position = chunk.start + chunk.count - 1
-    return next_token(chunk.sequence.tokens[position], position)
+    return next_token(last, chunk.start + chunk.count - 1)
 
 
 class MemoryRunner:
@@ -52,6 +52,7 @@ class MemoryRunner:
         self._draw = draw
         self._rng = random.Random(5)
         self._held: WeakKeyDictionary[Sequence, Held] = WeakKeyDictionary()
+        self._drawn: WeakKeyDictionary[Sequence, int | None] = WeakKeyDictionary()  # last tokens
         self.dropped: list[tuple[Sequence, int]] = []  # entries that went in whole blocks
 
     def execute(self, plan: StepPlan) -> StepResult:
@@ -62,7 +63,11 @@ class MemoryRunner:
             self._write(chunk)
         for chunk in plan.chunks:
             self._verify(chunk.sequence, chunk.sequence.blocks)
-        return StepResult([self._draw(chunk) for chunk in plan.chunks if chunk.samples])
+        samples = [chunk for chunk in plan.chunks if chunk.samples]
+        tokens = [self._draw(chunk, self._known(chunk.sequence)[-1]) for chunk in samples]
+        for chunk, token in zip(samples, tokens, strict=True):
+            self._drawn[chunk.sequence] = token
+        return StepResult(tokens)
 
     def choose_blocks(self, sequence: Sequence, candidates: list[int], count: int) -> list[int]:
         """Random ones; their entries are gone from here on."""
@@ -131,11 +136,22 @@ class MemoryRunner:
     def _slot(self, blocks: list[int] | tuple[int, ...], entry: int) -> int:
         return blocks[entry // self._block_size] * self._block_size + entry % self._block_size
 
+    def _known(self, sequence: Sequence) -> list[int]:
+        """Its tokens, and the one it does not know yet, which the step before drew here.
+
+        In the step that draws, `length` counts that draw already.
+        """
+        if sequence not in self._drawn or sequence.computed <= len(sequence.tokens):
+            return sequence.tokens
+        return [*sequence.tokens, self._drawn[sequence] or 0]
+
     def _entries(self, sequence: Sequence, start: int, end: int) -> list[Entry]:
         request = sequence.request
         private = ("output", request.key, sequence.output)
         shared = ("salt", request.salt) if self._prefix_cache else ("request", request.key)
-        prefixes = accumulate(sequence.tokens[:end], lambda before, token: hash((before, token)))
+        prefixes = accumulate(
+            self._known(sequence)[:end], lambda before, token: hash((before, token))
+        )
         return [
             Entry(
                 shared if i < sequence.prompt_tokens and request.shares_prompt else private,

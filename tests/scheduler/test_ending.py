@@ -142,7 +142,7 @@ def test_a_prompt_whose_step_was_not_committed_is_not_published() -> None:
 
 
 def test_an_end_token_stops_and_is_delivered() -> None:
-    def draw(chunk: Chunk) -> int:
+    def draw(chunk: Chunk, last: int) -> int:
         return 77 if chunk.sequence.generated == 2 else 5
 
     bench, request = Bench(draw=draw), make_request(4, new=9, end_ids=frozenset({77, 78}))
@@ -153,7 +153,7 @@ def test_an_end_token_stops_and_is_delivered() -> None:
 
 
 def test_an_end_token_in_the_last_place_is_still_a_stop() -> None:
-    bench, request = Bench(draw=lambda _: 77), make_request(4, new=1, end_ids=frozenset({77}))
+    bench, request = Bench(draw=lambda *_: 77), make_request(4, new=1, end_ids=frozenset({77}))
     bench.submit(request)
     bench.drain()
     assert bench.reasons[request.key, 0] is FinishReason.STOP

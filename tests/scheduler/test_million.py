@@ -145,7 +145,7 @@ def test_a_million_operations_leave_nothing_behind(prefix_cache: bool) -> None:
 def test_a_long_run_reads_what_it_wrote(prefix_cache: bool) -> None:
     rng = random.Random(2)
     draws = [*[1] * 300, END, END, None]
-    runner = MemoryRunner(260, 8, prefix_cache, lambda _: rng.choice(draws))
+    runner = MemoryRunner(260, 8, prefix_cache, lambda *_: rng.choice(draws))
     settings = {k: v for k, v in LARGER.items() if k != "blocks"} | {"prefix_cache": prefix_cache}
     scheduler = Scheduler(SchedulerConfig(**{**SMALL, **settings}), 260, runner.choose_blocks)
     _run(Crowd(scheduler, 3, runner.execute), OPERATIONS // 50, FULL_CHECK_EVERY // 10)

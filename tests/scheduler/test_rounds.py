@@ -70,6 +70,7 @@ def test_a_prompt_being_computed_does_not_press_who_holds_less() -> None:
     step = _Step(spare=0, short=30, prefilling=40)
     prefilling = step["prefilling"]
     prefilling.tokens += range(20)
+    prefilling.length += 20
     assert step.rounds.reserve(prefilling, 20) == 8
     assert list(step.rounds.evictions) == [prefilling]
 

@@ -204,9 +204,9 @@ def test_logits_that_are_not_finite_end_that_request_and_no_other() -> None:
     poisoned = make_request(4, new=5, n=2)
     healthy = make_request(4, new=5)
 
-    def draw(chunk: Chunk) -> int | None:
+    def draw(chunk: Chunk, last: int) -> int | None:
         bad = chunk.sequence.request is poisoned and chunk.sequence.generated == 2
-        return None if bad and chunk.sequence.output == 1 else by_hand(chunk)
+        return None if bad and chunk.sequence.output == 1 else by_hand(chunk, last)
 
     bench = Bench(draw=draw)
     bench.submit(poisoned, healthy)

@@ -130,7 +130,7 @@ class Service(RuleBasedStateMachine):
         self.rng = random.Random(0)
         self.drawn: list[tuple[Name, int | None]] = []
 
-    def draw(self, chunk: Chunk) -> int | None:
+    def draw(self, chunk: Chunk, last: int) -> int | None:
         token = self.rng.choices([0, 1, END, None], [200, 200, 6, 1])[0]
         self.drawn.append((name_of(chunk.sequence), token))
         return token
