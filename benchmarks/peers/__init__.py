@@ -1,0 +1,1 @@
+"""Other engines, each behind the one call that benchmarks.engine measures."""
