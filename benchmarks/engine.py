@@ -104,7 +104,7 @@ def measure(measured: Sequence[Measured], new_tokens: int, repeats: int, slow: f
                 one.runs.append(one.system.run(new_tokens))
 
 
-def rows(workload: Workload, measured: Sequence[Measured]) -> list[dict[str, Any]]:
+def rows(workload: Workload, measured: Sequence[Measured], quick: bool) -> list[dict[str, Any]]:
     """What is stored, one row for each engine."""
     ours = measured[0].tokens_per_second
     return [
@@ -122,6 +122,7 @@ def rows(workload: Workload, measured: Sequence[Measured]) -> list[dict[str, Any
             "ms_per_step": one.ms_per_step,
             "ratio": ours / one.tokens_per_second,
             "agreement": one.agreement and asdict(one.agreement),
+            "quick": quick,
         }
         for one in measured
     ]
@@ -234,7 +235,7 @@ def main(  # noqa: PLR0913 - the signature is the command line
     console.print("measuring ...", highlight=False)
     measure(measured, new, min(repeats, QUICK_REPEATS) if quick else repeats, slow)
     Console(width=160).print(table(workload, measured))
-    results.append("engine", rows(workload, measured), results_directory)
+    results.append("engine", rows(workload, measured, quick), results_directory)
     print(last_line(measured))
 
 

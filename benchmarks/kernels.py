@@ -1,7 +1,7 @@
 """How fast every operation of `kernels/` is, against the bandwidth of a copy on this machine.
 
     python -m benchmarks.kernels            all cases this device can run, minutes
-    python -m benchmarks.kernels --quick    pocket-sized cases only, under a minute, nothing stored
+    python -m benchmarks.kernels --quick    pocket-sized cases only, under a minute
 
 An operation whose tests are red is not timed. The fraction is bytes that the operation must move
 (benchmarks/kernel_bytes.py), over its median time, over what a copy of a large buffer moves. On a
@@ -181,7 +181,7 @@ def summary(rows: list[Row]) -> dict[str, Any]:
 
 
 def main(
-    quick: Annotated[bool, typer.Option("--quick", help="pocket-sized cases, not stored")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="pocket-sized cases only")] = False,
     device: Annotated[str, typer.Option(help="auto, cuda or cpu")] = "auto",
     seconds: Annotated[float, typer.Option(help="start no case later; 0: no limit")] = 0.0,
     tested: Annotated[
@@ -202,8 +202,7 @@ def main(
     deadline = time.monotonic() + seconds if seconds else float("inf")
     rows = run(place, quick, complaints, deadline)
     Console(width=140).print(table(rows))
-    if not quick:
-        results.append("kernels", [asdict(row) for row in rows], stored)
+    results.append("kernels", [asdict(row) | {"quick": quick} for row in rows], stored)
     print(json.dumps(summary(rows)))
     if any(row.status in ("refused", "failed") for row in rows):
         raise typer.Exit(1)

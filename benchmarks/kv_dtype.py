@@ -262,8 +262,7 @@ def main(
             found.append(row)
     console.print(table(found))
     rows: list[dict[str, Any]] = [asdict(row) for row in found]
-    if not quick:
-        results.append("kv_dtype", rows)
+    results.append("kv_dtype", [{**row, "quick": quick} for row in rows])
     print(json.dumps({"rows": rows}))
 
 

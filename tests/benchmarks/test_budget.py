@@ -1,6 +1,7 @@
 """The budget benchmark runs end to end; nothing is asserted about its timings."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -11,13 +12,16 @@ TINY = Sizes(24, 48, (64,), ("window",), turns=1, threads=1)
 
 
 def test_the_last_line_has_every_arms_ratio(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stored: Path
 ) -> None:
     monkeypatch.setattr(benchmark, "QUICK", TINY)
     benchmark.main(quick=True)
     numbers = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert numbers.keys() == {"window 64"}
     assert numbers["window 64"] > 0
+    rows = (stored / "budget.jsonl").read_text().splitlines()
+    assert all(json.loads(row)["quick"] for row in rows)
+    assert len(rows) > 1
 
 
 def test_the_whole_cache_overfills_the_pool_and_a_budget_evicts() -> None:

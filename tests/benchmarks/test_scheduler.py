@@ -1,6 +1,7 @@
 """The planning benchmark runs end to end; nothing is asserted about its timings."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -12,13 +13,16 @@ KEYS = {"ratio_running", "ratio_waiting", "ratio_finished", "ratio_collector", "
 
 
 def test_the_last_line_has_the_ratios(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stored: Path
 ) -> None:
     monkeypatch.setattr(benchmark, "QUICK", TINY)
     benchmark.main(quick=True)
     numbers = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert numbers.keys() == KEYS
     assert all(value > 0 for value in numbers.values())
+    rows = (stored / "scheduler.jsonl").read_text().splitlines()
+    assert all(json.loads(row)["quick"] for row in rows)
+    assert len(rows) > 1
 
 
 @pytest.mark.parametrize("case", list(dict.fromkeys(TINY.cases())), ids=str)

@@ -54,13 +54,16 @@ def ask(prompt: list[int], new: int) -> bytes:
 
 @pytest.mark.slow
 def test_the_last_line_has_the_documented_numbers(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stored: Path
 ) -> None:
     monkeypatch.setattr(benchmark, "QUICK", TINY)
     benchmark.main(quick=True)
     numbers = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert numbers.keys() == KEYS
     assert all(value >= 0 for value in numbers.values())
+    rows = (stored / "serving.jsonl").read_text().splitlines()
+    assert all(json.loads(row)["quick"] for row in rows)
+    assert len(rows) > 1
 
 
 def test_the_light_client_receives_what_the_model_draws(server: LocalServer) -> None:
