@@ -28,13 +28,11 @@ from rich.table import Table
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the engine process sets it
 
 from benchmarks import results
+from benchmarks.inprocess import budget_of
 from clients.demo import MODELS_DIRECTORY
 from engine.config import EngineConfig, SchedulerConfig
-from engine.eviction import POLICIES
 from engine.runner import ModelRunner
 from engine.steps import Steps
-from scheduler.budget import BudgetLimits, BudgetRequest
-from scheduler.budget import resolve as resolve_budget
 from scheduler.request import Request, Sampling
 from scheduler.scheduler import Scheduler
 
@@ -133,16 +131,7 @@ class Pool:
 
     def _request(self, key: int, policy: str, budget: int) -> Request:
         new = self._sizes.new_tokens
-        resolved = None
-        if budget:
-            resolved = resolve_budget(
-                BudgetRequest(max_tokens=budget, policy=policy),
-                BudgetLimits(),
-                prompt_tokens=PROMPT,
-                max_new_tokens=new,
-                recent_share=POLICIES[policy].recent_share,
-                unit=SchedulerConfig.block_size if POLICIES[policy].whole_blocks else 1,
-            )
+        resolved = budget_of(budget, policy, PROMPT, new) if budget else None
         prompt = tuple((7 * key + 13 * i) % 256 for i in range(PROMPT))
         return Request(
             key, prompt, new, sampling=Sampling(seed=key), budget=resolved, arrival=float(key)

@@ -27,14 +27,13 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks import results
+from benchmarks.inprocess import budget_of
 from clients.demo import MODELS_DIRECTORY
 from engine.attention import register_attention
 from engine.config import EngineConfig, SchedulerConfig
 from engine.eviction import POLICIES
 from engine.loader import LoadedModel, adopt_model
 from engine.runner import ModelRunner
-from scheduler.budget import BudgetLimits, BudgetRequest
-from scheduler.budget import resolve as resolve_budget
 from scheduler.plan import StepPlan, StepResult
 from scheduler.request import Request, Sampling
 from scheduler.scheduler import Scheduler
@@ -118,14 +117,7 @@ def requests(workload: Workload, policy: str, budget: int) -> list[Request]:
         least, most = 20, 20 + max(budget // 16, 32)
         prompt = tuple(draw.randrange(256) for _ in range(draw.randrange(least, most)))
         longest = budget + 1000  # new tokens; nothing ends while it is measured
-        resolved = resolve_budget(
-            BudgetRequest(max_tokens=budget, policy=policy),
-            BudgetLimits(),
-            prompt_tokens=len(prompt),
-            max_new_tokens=longest,
-            recent_share=POLICIES[policy].recent_share,
-            unit=SchedulerConfig.block_size if POLICIES[policy].whole_blocks else 1,
-        )
+        resolved = budget_of(budget, policy, len(prompt), longest)
         made.append(Request(key, prompt, longest, sampling=Sampling(seed=key), budget=resolved))
     return made
 

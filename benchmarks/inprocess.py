@@ -7,7 +7,7 @@ from engine.config import EngineConfig, SchedulerConfig
 from engine.eviction import POLICIES
 from engine.runner import ModelRunner
 from engine.steps import Steps
-from scheduler.budget import BudgetLimits, BudgetRequest
+from scheduler.budget import Budget, BudgetLimits, BudgetRequest
 from scheduler.budget import resolve as resolve_budget
 from scheduler.request import Request, Sampling
 from scheduler.scheduler import Scheduler
@@ -49,6 +49,22 @@ class InProcess:
         return Run(tokens, time.perf_counter() - started, steps)
 
 
+def budget_of(tokens: int, policy: str, prompt_tokens: int, new_tokens: int) -> Budget | None:
+    """The budget of a request for so many KV tokens, all else at its default; None for 0.
+
+    Raises:
+        InvalidRequest: the budget is too small for what it pins.
+    """
+    return resolve_budget(
+        BudgetRequest(max_tokens=tokens, policy=policy),
+        BudgetLimits(),
+        prompt_tokens=prompt_tokens,
+        max_new_tokens=new_tokens,
+        recent_share=POLICIES[policy].recent_share,
+        unit=SchedulerConfig.block_size if POLICIES[policy].whole_blocks else 1,
+    )
+
+
 def requests(
     prompts: list[list[int]], new_tokens: int, cap: int | None = None, policy: str = "r_kv"
 ) -> list[Request]:
@@ -65,18 +81,9 @@ def requests(
     """
     made = []
     for key, prompt in enumerate(prompts):
-        budget = cap and resolve_budget(
-            BudgetRequest(max_tokens=cap, policy=policy),
-            BudgetLimits(),
-            prompt_tokens=len(prompt),
-            max_new_tokens=new_tokens,
-            recent_share=POLICIES[policy].recent_share,
-            unit=SchedulerConfig.block_size if POLICIES[policy].whole_blocks else 1,
-        )
+        budget = budget_of(cap or 0, policy, len(prompt), new_tokens)
         sampling = Sampling(temperature=0.0)
-        made.append(
-            Request(key, tuple(prompt), new_tokens, sampling=sampling, budget=budget or None)
-        )
+        made.append(Request(key, tuple(prompt), new_tokens, sampling=sampling, budget=budget))
     return made
 
 

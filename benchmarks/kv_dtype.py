@@ -28,6 +28,7 @@ os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 from transformers import AutoTokenizer
 
 from benchmarks import results
+from benchmarks.inprocess import budget_of
 from clients.demo import MODELS_DIRECTORY
 from clients.records import Record
 from clients.scoring import score_math
@@ -35,10 +36,7 @@ from clients.statistics import paired_difference, pass_at_1
 from clients.workloads.pocket import DEMO_FAMILIES, problems
 from clients.workloads.problem import Problem
 from engine.config import EngineConfig, SchedulerConfig
-from engine.eviction import POLICIES
 from engine.runner import ModelRunner
-from scheduler.budget import Budget, BudgetLimits, BudgetRequest
-from scheduler.budget import resolve as resolve_budget
 from scheduler.request import FinishReason, Request, Sampling
 from scheduler.request import Sequence as Output
 from scheduler.scheduler import Scheduler
@@ -127,7 +125,9 @@ class Engine:
             MAX_TOKENS,
             sampling=Sampling(temperature=0.0),
             end_ids=frozenset(self.info.eos_token_ids),
-            budget=_budget(budget, policy, len(prompt)),
+            budget=budget_of(budget, policy, len(prompt), MAX_TOKENS)
+            if budget and policy
+            else None,
             salt=f"{policy} {key}",  # nothing of an earlier run is taken over
         )
 
@@ -233,19 +233,6 @@ def table(rows: Sequence[Comparison]) -> Table:
             f"{row.tokens_per_second_float32:,.0f} / {row.tokens_per_second_fp8:,.0f}",
         )
     return drawn
-
-
-def _budget(tokens: int | None, policy: str | None, prompt_tokens: int) -> Budget | None:
-    if tokens is None or policy is None:
-        return None
-    return resolve_budget(
-        BudgetRequest(max_tokens=tokens, policy=policy),
-        BudgetLimits(),
-        prompt_tokens=prompt_tokens,
-        max_new_tokens=MAX_TOKENS,
-        recent_share=POLICIES[policy].recent_share,
-        unit=SchedulerConfig.block_size if POLICIES[policy].whole_blocks else 1,
-    )
 
 
 def main(

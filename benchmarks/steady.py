@@ -8,15 +8,14 @@ import statistics
 import time
 from dataclasses import dataclass
 
+from benchmarks.inprocess import budget_of
 from benchmarks.shapes import Shape
 from benchmarks.timing import finish, pick
 from engine.config import EngineConfig, SchedulerConfig
-from engine.eviction import POLICIES
 from engine.loader import LoadedModel
 from engine.runner import ModelRunner
 from engine.steps import Steps
-from scheduler.budget import BudgetLimits, BudgetRequest, default_reclaim
-from scheduler.budget import resolve as resolve_budget
+from scheduler.budget import default_reclaim
 from scheduler.plan import StepResult
 from scheduler.request import Request, Sampling
 from scheduler.scheduler import Scheduler
@@ -105,20 +104,13 @@ def decode(work: Work, loaded: LoadedModel, device: str) -> Steady:
 
 def requests(work: Work) -> list[Request]:
     """Requests whose rounds do not coincide: prompts differ by up to one reclaim."""
-    spread, policy = default_reclaim(work.held), POLICIES[work.policy]
+    spread = default_reclaim(work.held)
     made = []
     for key in range(work.running):
         length = work.prompt + key * spread // work.running
         prompt = tuple((key + i) % work.shape.sizes["vocab_size"] for i in range(length))
         longest = work.shape.trace - length
-        budget = resolve_budget(
-            BudgetRequest(max_tokens=work.budget or 0, policy=work.policy),
-            BudgetLimits(),
-            prompt_tokens=length,
-            max_new_tokens=longest,
-            recent_share=policy.recent_share,
-            unit=BLOCK if policy.whole_blocks else 1,
-        )
+        budget = budget_of(work.budget or 0, work.policy, length, longest)
         made.append(Request(key, prompt, longest, sampling=Sampling(seed=key), budget=budget))
     return made
 
