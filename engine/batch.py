@@ -57,9 +57,14 @@ class Chunks:
         return np.cumsum(self.counts) - self.counts
 
     @cached_property
+    def decodes(self) -> int:
+        """How many are of one token; they come first."""
+        return int((self.counts == 1).sum())
+
+    @cached_property
     def only_decodes(self) -> bool:
         """Whether every chunk is one token that is drawn from."""
-        return bool((self.counts == 1).all() and self.samples.all())
+        return self.decodes == len(self.counts) and bool(self.samples.all())
 
     def padded(self, count: int, row: int) -> "Chunks":
         """So many, those beyond its own nobody's: decodes in `row` that hold no KV."""
@@ -100,8 +105,7 @@ class BatchBuilder:
             chunks: the plan's; their rows are up to date.
             predicted: rows whose tokens' importance is predicted, and the policies that do it.
         """
-        decodes = int((chunks.counts == 1).sum())
-        batch = self._batch(move(self._arrays(plan, chunks), self.device), decodes)
+        batch = self._batch(move(self._arrays(plan, chunks), self.device), chunks.decodes)
         if predicted:
             writes = self._importance_writes(plan.chunks, chunks.first.tolist(), predicted)
             batch.context.importance_writes = writes
@@ -142,7 +146,7 @@ class BatchBuilder:
             token_rows = np.repeat(rows, counts)
             positions = np.repeat(starts, counts) + within
             entries = np.repeat(chunks.kv_starts, counts) + within
-        decodes = int((counts == 1).sum())
+        decodes = chunks.decodes
         ends = np.repeat(starts + counts, counts)
         return {
             "ids": self._ids(plan.chunks, chunks, len(positions)),

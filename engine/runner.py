@@ -139,7 +139,7 @@ class ModelRunner(Runner):
     def _run(self, plan: StepPlan, chunks: Chunks) -> Result:
         """What a plan draws, and from which logits."""
         predictors = self._rows.predictors
-        predicted = {row: predictors[row] for row in chunks.rows.tolist() if row in predictors}
+        predicted = {row: predictors[row] for row in predictors.keys() & chunks.rows.tolist()}
         penalised = bool((self._rows.penalties[chunks.rows] != 1.0).any())
         if self._static and chunks.only_decodes and not (predicted or penalised):
             return self._static.run(plan, chunks)

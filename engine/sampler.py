@@ -139,18 +139,16 @@ class TopLogprobsInFlight:
         scores = logits[asked].float().log_softmax(dim=-1)
         best = scores.topk(int(counts.max()))
         drawn = tokens[asked].clamp(min=0)[:, None]
-        self._drawn, self._best = scores.gather(1, drawn)[:, 0], best
+        found = (scores.gather(1, drawn)[:, 0], best.indices, best.values)
+        # copied now, like the tokens: reading it later would wait for the step launched since
+        self._found = [tensor.to("cpu", non_blocking=True) for tensor in found]
 
     def result(self, tokens: list[int | None]) -> list[TopLogprobs | None]:
-        """One entry per row; None for rows that did not ask, or whose logits are not finite."""
-        asked = iter(
-            zip(
-                self._drawn.tolist(),
-                self._best.indices.tolist(),
-                self._best.values.tolist(),
-                strict=True,
-            )
-        )
+        """One entry per row; None for rows that did not ask, or whose logits are not finite.
+
+        To be called when the step is over.
+        """
+        asked = iter(zip(*(tensor.tolist() for tensor in self._found), strict=True))
         found: list[TopLogprobs | None] = []
         for count, token in zip(self._counts.tolist(), tokens, strict=True):
             if count < 0:
