@@ -86,7 +86,7 @@ async def _sweep(target: str, grid: Grid, out: Path, console: Console | None) ->
         temperature=0.0,
         seed=grid.seed,
     )
-    problems = choose(grid.tasks, None, grid.problems, grid.seed)
+    problems = choose(grid.tasks, grid.problems, grid.seed)
     plan = Plan(problems, grid.budgets, policies, settings)
     return await sweep([target], plan, out, console or Console(quiet=True))
 

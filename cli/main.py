@@ -10,6 +10,7 @@ COMMANDS = {  # name -> module and function
     "serve": ("cli.serve", "serve"),
     "generate": ("cli.generate", "generate"),
     "sweep": ("cli.sweep", "sweep"),
+    "score": ("cli.score", "score"),
     "policies": ("cli.policies", "policies"),
     "demo": ("cli.demo", "demo"),
     "calibrate": ("cli.calibrate", "calibrate"),

@@ -14,40 +14,54 @@ from cli.terminal import wide_console
 from clients.report.files import PAGE, write_report
 from clients.report.table import show
 from clients.sweep.plan import Plan, Settings, parse_budgets
+from clients.sweep.presets import DEFAULT, PRESETS, preset
 from clients.sweep.runner import sweep as run_sweep
-from clients.workloads.catalogue import WORKLOADS, choose
+from clients.workloads.catalogue import NAMES, choose
+from clients.workloads.prompts import RECIPES, recipe
 
-TASKS_HELP = f"Some of {', '.join(WORKLOADS)}; with commas."
+DATASETS_HELP = (
+    f"With commas, of {', '.join(NAMES)}, or files in JSONL or CSV (FILE, or NAME=FILE)."
+)
+PROMPT_HELP = f"Around bare questions, one of {', '.join(RECIPES)}."
+SAMPLING_HELP = f"One of {', '.join(PRESETS)}; the options below replace parts of it."
 
 Out = Annotated[
     Path | None, option("Directory; a run that is there goes on. Else a new one in runs/.")
 ]
-Servers = Annotated[list[str] | None, option(f"host:port, {DEFAULT_SERVER}; repeat for models.")]
-Tasks = Annotated[str | None, option(TASKS_HELP)]
-Dataset = Annotated[Path | None, option("JSONL with a prompt or problem and an answer.")]
-Budgets = Annotated[str, typer.Option(help="KV tokens, with commas; full is the whole cache.")]
+Servers = Annotated[
+    list[str] | None,
+    option(f"host:port, {DEFAULT_SERVER}; may be repeated. Servers of one model share its load."),
+]
+Datasets = Annotated[str, option(DATASETS_HELP)]
+Prompt = Annotated[str, typer.Option(help=PROMPT_HELP)]
+Preset = Annotated[str, typer.Option(help=SAMPLING_HELP)]
+Budgets = Annotated[
+    str,
+    typer.Option(help="KV tokens, with commas; FIRST:LAST:STEP; full is the whole cache."),
+]
 Floor = Annotated[int | None, option("KV tokens that pressure may take larger budgets down to.")]
 Policies = Annotated[str | None, option("With commas; the first is drawn as bars.")]
-Problems = Annotated[int | None, option("Problems per task; 48, or the whole data set.", "--n")]
+Problems = Annotated[int | None, option("Problems of each; all, or 48 of a pocket family.", "--n")]
 Samples = Annotated[int, typer.Option(min=1, help="Answers to each problem.")]
 Concurrency = Annotated[int, typer.Option(min=1, help="Requests in flight.")]
-Temperature = Annotated[float, typer.Option(help="0 is greedy.")]
+Temperature = Annotated[float | None, option("0 is greedy.")]
 Seed = Annotated[int, typer.Option(help="Of the problems and of the draws.")]
 
 
 def sweep(  # noqa: PLR0913 - the signature is the command line
+    datasets: Datasets,
     out: Out = None,
     server: Servers = None,
-    tasks: Tasks = None,
-    dataset: Dataset = None,
     budgets: Budgets = "full",
     floor: Floor = None,
     policies: Policies = None,
     n: Problems = None,
     samples: Samples = Settings.samples,
     concurrency: Concurrency = Settings.concurrency,
+    prompt: Prompt = Settings.prompt,
+    sampling: Preset = DEFAULT,
     max_tokens: MaxTokens = None,
-    temperature: Temperature = 0.0,
+    temperature: Temperature = None,
     top_p: TopP = None,
     top_k: TopK = None,
     seed: Seed = Settings.seed,
@@ -57,21 +71,26 @@ def sweep(  # noqa: PLR0913 - the signature is the command line
 
     Run the same command again to go on after an interruption. Ends with 1 if requests failed.
     """
-    settings = Settings(
-        samples=samples,
-        concurrency=concurrency,
-        max_tokens=max_tokens,
-        floor=floor,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        seed=seed,
-        request_seconds=timeout,
-    )
     with one_line_errors(USAGE):
-        problems = choose(_names(tasks), dataset, n, seed)
+        recipe(prompt)
+        drawn = preset(sampling)
+        settings = Settings(
+            samples=samples,
+            concurrency=concurrency,
+            max_tokens=drawn.max_tokens if max_tokens is None else max_tokens,
+            floor=floor,
+            temperature=drawn.temperature if temperature is None else temperature,
+            top_p=drawn.top_p if top_p is None else top_p,
+            top_k=drawn.top_k if top_k is None else top_k,
+            seed=seed,
+            request_seconds=timeout,
+            prompt=prompt,
+        )
+        problems = choose(_names(datasets), n, seed)
         plan = Plan(problems, parse_budgets(budgets), tuple(_names(policies)), settings)
-    out = out or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
+    if out is None:
+        out = Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
+        typer.echo(f"run: {out}", err=True)
     with one_line_errors(interrupted=f"stopped; the same command with --out {out} goes on"):
         asyncio.run(run_sweep(server or [DEFAULT_SERVER], plan, out, Console(stderr=True)))
         summaries = write_report(out)

@@ -40,7 +40,7 @@ class Demo:
     def plan(self) -> Plan:
         """What is measured on each model."""
         return Plan(
-            problems=choose(self.tasks, None, self.problems, self.seed),
+            problems=choose(self.tasks, self.problems, self.seed),
             budgets=self.budgets,
             policies=self.policies,
             settings=Settings(

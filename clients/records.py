@@ -1,8 +1,11 @@
 """One row per answer, as JSONL: everything a report needs, nothing computed from other rows."""
 
+import errno
+import fcntl
+import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -26,7 +29,8 @@ class Cell(NamedTuple):
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """One answer. Times in seconds; tokens and blocks as in `Usage` of the contract.
 
-    A request that failed is a row too: status "error", `error` says why, counts are zero.
+    A request that failed is a row too: status "error", no `finish_reason`, `error` says why, counts
+    are zero. Status "error" with a `finish_reason` is an answer that could not be scored.
     """
 
     run: str
@@ -37,7 +41,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     budget: int | None
     policy: str | None
-    gold: str
+    gold: str  # of a multiple choice the letter
+    options: tuple[str, ...] | None = None  # of a multiple choice, in the order shown
+    prompt: str = ""  # digest of what was asked; rows of one problem must agree
     extracted: str | None
     correct: bool
     status: Status
@@ -80,7 +86,13 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def failed(self) -> bool:
-        return self.status == "error"
+        """There is no answer; a resumed run asks again."""
+        return self.finish_reason is None
+
+    @property
+    def unscored(self) -> bool:
+        """There is an answer, but no verdict on it."""
+        return not self.failed and self.status in ("timeout", "error")
 
 
 def read(path: Path) -> list[Record]:
@@ -106,22 +118,51 @@ def read(path: Path) -> list[Record]:
 
 
 class Writer:
-    """Appends rows, each on disk (at least with the operating system) when `add` returns."""
+    """Appends rows, each with the operating system when `add` returns; one writer per file."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _drop_torn_line(path)
-        self._file: IO[bytes] = path.open("ab")
+        """Raises DataError where the file cannot be written, or somebody else is writing it."""
+        self._path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        except OSError as error:
+            raise DataError(f"cannot write {path}: {error.strerror}") from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._file)
+            raise DataError(f"{path} is being written by another process; let it end") from error
+        self._size = self._drop_torn_line()
 
     def __enter__(self) -> "Writer":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        os.close(self._file)
 
     def add(self, row: Record) -> None:
-        self._file.write(msgspec.json.encode(row) + b"\n")
-        self._file.flush()
+        """Raises DataError where the row could not be written whole; nothing of it stays then."""
+        data = msgspec.json.encode(row) + b"\n"
+        try:
+            written = os.write(self._file, data)
+            if written != len(data):  # what a disk does that is full after part of it
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            os.ftruncate(self._file, self._size)
+            raise DataError(
+                f"cannot write {self._path}: {error.strerror}. The rows before are safe; make room "
+                "and run the same command again to go on"
+            ) from error
+        self._size += len(data)
+
+    def _drop_torn_line(self) -> int:
+        """Cuts off what a killed writer left of its last line; the size then."""
+        data = self._path.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        if whole != len(data):
+            os.ftruncate(self._file, whole)
+        return whole
 
 
 def write(path: Path, rows: Iterable[Record]) -> None:
@@ -129,13 +170,3 @@ def write(path: Path, rows: Iterable[Record]) -> None:
     with Writer(path) as writer:
         for row in rows:
             writer.add(row)
-
-
-def _drop_torn_line(path: Path) -> None:
-    if not path.exists():
-        return
-    data = path.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    if whole != len(data):
-        with path.open("r+b") as file:
-            file.truncate(whole)

@@ -1,20 +1,25 @@
 """Measures one cell: its jobs through the service, so many at a time, each answer a row."""
 
 import asyncio
+import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from clients.async_client import AsyncClient
 from clients.completion import Completion
-from clients.errors import BrokenStream, SluiceError
+from clients.errors import BrokenStream, SluiceError, Unavailable
 from clients.records import Cell, Record
-from clients.scoring import score_math
-from clients.settings import Chat, KvBudget, Request, Sampling, Stopping
+from clients.settings import Chat, KvBudget, Message, Request, Sampling, Stopping
 from clients.sweep.plan import Job, Settings
+from clients.sweep.verdict import verdict
+from clients.workloads import prompts
+from clients.workloads.problem import Problem
 from protos.sluice.v1.sluice_pb2 import Usage
 
 USAGE_FIELDS = [f.name for f in Usage.DESCRIPTOR.fields if f.name in Record.__struct_fields__]
+DIGEST_DIGITS = 16
 
 
 @dataclass(frozen=True)
@@ -29,9 +34,9 @@ class CellRun:
 
     def request(self, job: Job) -> Request:
         settings = self.settings
-        prompt = job.problem.prompt
+        asked = prompts.messages(job.problem, settings.prompt)
         return Request(
-            Chat.user(prompt) if self.chat else prompt,
+            Chat(asked) if self.chat else "\n\n".join(message.content for message in asked),
             model=self.cell.model,
             kv_budget=self.budget,
             sampling=Sampling(
@@ -40,7 +45,7 @@ class CellRun:
                 top_k=settings.top_k,
                 seed=job.seed(settings.seed),
             ),
-            stopping=Stopping(max_tokens=settings.max_tokens),
+            stopping=Stopping(max_tokens=settings.max_tokens, stop=stop_strings(job, settings)),
             stream_interval=settings.stream_interval,
             cache_salt=str(self.cell),  # no cell may profit from the prompts of an earlier one
         )
@@ -53,39 +58,126 @@ class CellRun:
         return KvBudget(max_tokens=budget or 0, policy=self.cell.policy, min_tokens=least)
 
 
-async def measure(
-    client: AsyncClient, cell_run: CellRun, jobs: Sequence[Job], add: Callable[[Record], None]
-) -> list[Record]:
-    """Decodes every job and hands each row to `add` as soon as its answer is complete.
+@dataclass(frozen=True)
+class Watch:
+    """Who hears of requests and rows."""
 
-    At most `concurrency` requests are in flight. A request that fails becomes a row too.
+    sent: Callable[[], None]
+    add: Callable[[Record], None]
+
+
+def stop_strings(job: Job, settings: Settings) -> tuple[str, ...]:
+    """Those of the prompt recipe, where it is used."""
+    return prompts.recipe(settings.prompt).stop if job.problem.bare else ()
+
+
+def digest(problem: Problem, settings: Settings) -> str:
+    """Stands for the words in which a problem is asked."""
+    asked: Sequence[Message] = prompts.messages(problem, settings.prompt)
+    text = "\0".join(f"{message.role}\0{message.content}" for message in asked)
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_DIGITS]
+
+
+async def measure(
+    clients: Sequence[AsyncClient], cell_run: CellRun, jobs: Sequence[Job], watch: Watch
+) -> None:
+    """Decodes every job and hands each row to `watch` as soon as its answer has its verdict.
+
+    At most `concurrency` requests are in flight, shared evenly by the clients. A verdict may take
+    seconds; the next request does not wait for it. A request that fails becomes a row too.
+
+    Raises:
+        Unavailable: a server is gone. The others were left to finish what they had; answers that
+            the gone one had begun have no rows.
+        DataError: a row could not be written.
     """
     origin = time.monotonic()
     waiting = iter(jobs)
-    rows: list[Record] = []
+    gone: list[Unavailable] = []
+    verdicts = _Verdicts(2 * cell_run.settings.concurrency)
 
-    async def work(waiting: Iterator[Job]) -> None:
+    async def work(client: AsyncClient, waiting: Iterator[Job]) -> None:
         for job in waiting:
-            row = await _row(client, cell_run, job, origin)
-            add(row)
-            rows.append(row)
+            watch.sent()
+            try:
+                answer = await _answer(client, cell_run, job, origin)
+            except Unavailable as error:
+                gone.append(error)
+                return
+            await verdicts.add(_record(cell_run, job, answer, origin, watch))
+            if gone:
+                return
 
-    workers = min(cell_run.settings.concurrency, len(jobs))
-    async with asyncio.TaskGroup() as group:
-        for _ in range(workers):
-            group.create_task(work(waiting))
-    return rows
+    count = min(cell_run.settings.concurrency, len(jobs))
+    workers = [
+        asyncio.create_task(work(clients[index % len(clients)], waiting)) for index in range(count)
+    ]
+    try:
+        await asyncio.gather(*workers)
+    finally:
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+        await verdicts.finish()
+    if gone:
+        raise gone[0]
 
 
-async def _row(client: AsyncClient, cell_run: CellRun, job: Job, origin: float) -> Record:
+class _Verdicts:
+    """Rows on their way to disk while the next requests run."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def add(self, record: Coroutine[Any, Any, None]) -> None:
+        """Waits where too many are on their way. Raises what an earlier one ended with."""
+        self._tasks.add(asyncio.create_task(record))
+        if len(self._tasks) > self._most:
+            await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        for done in [task for task in self._tasks if task.done()]:
+            self._tasks.discard(done)
+            done.result()
+
+    async def finish(self) -> None:
+        """Waits for all, then raises the first error."""
+        for ended in await asyncio.gather(*self._tasks, return_exceptions=True):
+            if isinstance(ended, Exception):
+                raise ended
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """A request that came to nothing."""
+
+    error: str
+    sent: float  # seconds on the monotonic clock
+    end: float
+
+
+async def _answer(
+    client: AsyncClient, cell_run: CellRun, job: Job, origin: float
+) -> Completion | _Failure:
     sent = time.monotonic()
     timeout = cell_run.settings.request_seconds
     try:
         completion = await client.complete(cell_run.request(job), timeout=timeout)
         _check_grant(cell_run, completion)
+    except Unavailable:
+        raise
     except SluiceError as error:
-        return _failure(cell_run, job, str(error), (sent - origin, time.monotonic() - origin))
-    return _success(cell_run, job, completion, origin)
+        return _Failure(str(error), sent - origin, time.monotonic() - origin)
+    return completion
+
+
+async def _record(
+    cell_run: CellRun, job: Job, answer: Completion | _Failure, origin: float, watch: Watch
+) -> None:
+    if isinstance(answer, _Failure):
+        watch.add(_failure(cell_run, job, answer))
+    else:
+        row = _unscored(cell_run, job, answer, origin)
+        watch.add(await asyncio.to_thread(verdict, row))
 
 
 def _check_grant(cell_run: CellRun, completion: Completion) -> None:
@@ -99,15 +191,9 @@ def _check_grant(cell_run: CellRun, completion: Completion) -> None:
         )
 
 
-def _success(cell_run: CellRun, job: Job, completion: Completion, origin: float) -> Record:
+def _unscored(cell_run: CellRun, job: Job, completion: Completion, origin: float) -> Record:
     output, granted = completion.output, completion.accepted
     usage, timing = output.usage, output.timing
-    score = score_math(
-        output.text,
-        job.problem.answer,
-        truncated=output.finish_reason == "length",
-        thinking_ended=_thinking_ended(usage.reasoning_tokens, usage.completion_tokens),
-    )
     return Record(
         run=cell_run.run,
         **cell_run.cell._asdict(),
@@ -115,9 +201,11 @@ def _success(cell_run: CellRun, job: Job, completion: Completion, origin: float)
         sample=job.sample,
         seed=granted.seed,
         gold=job.problem.answer,
-        extracted=score.extracted,
-        correct=score.correct,
-        status=score.status,
+        options=job.problem.options or None,
+        prompt=digest(job.problem, cell_run.settings),
+        extracted=None,
+        correct=False,
+        status="error",
         finish_reason=output.finish_reason,
         min_tokens=granted.min_tokens,
         pinned_tokens=granted.sink_tokens,
@@ -132,12 +220,7 @@ def _success(cell_run: CellRun, job: Job, completion: Completion, origin: float)
     )
 
 
-def _thinking_ended(reasoning_tokens: int, completion_tokens: int) -> bool | None:
-    """False where the server says that every token was thinking; None where it does not know."""
-    return None if reasoning_tokens == 0 else reasoning_tokens < completion_tokens
-
-
-def _failure(cell_run: CellRun, job: Job, error: str, span: tuple[float, float]) -> Record:
+def _failure(cell_run: CellRun, job: Job, failure: _Failure) -> Record:
     return Record(
         run=cell_run.run,
         **cell_run.cell._asdict(),
@@ -149,8 +232,8 @@ def _failure(cell_run: CellRun, job: Job, error: str, span: tuple[float, float])
         correct=False,
         status="error",
         finish_reason=None,
-        error=error,
+        error=failure.error,
         segment=cell_run.segment,
-        sent=span[0],
-        end=span[1],
+        sent=failure.sent,
+        end=failure.end,
     )

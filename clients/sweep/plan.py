@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from clients.errors import SweepError
 from clients.records import Cell
+from clients.workloads import prompts
 from clients.workloads.problem import Problem
 from protos.sluice.v1 import sluice_pb2 as pb
 
@@ -25,6 +26,7 @@ class Settings:
     top_k: int | None = None
     seed: int = 0
     request_seconds: float | None = None  # deadline of one request
+    prompt: str = prompts.DEFAULT  # recipe that is put around bare questions
     stream_interval: int = 32  # only the end of an answer matters here, so messages are saved
 
 
@@ -82,18 +84,31 @@ def check(plan: Plan, policies: tuple[str, ...], info: pb.ModelInfo) -> None:
 
 
 def parse_budgets(text: str) -> tuple[int | None, ...]:
-    """ "full,96,128" -> (None, 96, 128). Raises SweepError naming the part that is wrong."""
+    """ "full,96,2500:3500:500" -> (None, 96, 2500, 3000, 3500); ranges hold both ends.
+
+    Raises SweepError naming the part that is wrong.
+    """
     budgets: list[int | None] = []
     for part in filter(None, (part.strip() for part in text.split(","))):
-        if part == WHOLE_CACHE:
-            budgets.append(None)
-        elif part.isdecimal() and int(part) > 0:
-            budgets.append(int(part))
-        else:
-            raise SweepError(
-                f"got the budget {part!r}; want positive whole numbers of KV tokens, or "
-                f"{WHOLE_CACHE!r} for the whole cache, separated by commas"
-            )
+        budgets += _budgets(part)
     if not budgets or len(set(budgets)) != len(budgets):
         raise SweepError(f"got the budgets {text!r}; want at least one, and each only once")
     return tuple(budgets)
+
+
+def _budgets(part: str) -> list[int | None]:
+    if part == WHOLE_CACHE:
+        return [None]
+    numbers = [int(number) for number in part.split(":") if number.isdecimal()]
+    if min(numbers, default=0) > 0 and len(numbers) == part.count(":") + 1:
+        if len(numbers) == 1:
+            return [*numbers]
+        if len(numbers) == 3 and (numbers[1] - numbers[0]) % numbers[2] == 0:
+            found: list[int | None] = [*range(numbers[0], numbers[1] + 1, numbers[2])]
+            if found:
+                return found
+    raise SweepError(
+        f"got the budget {part!r}; want positive whole numbers of KV tokens, FIRST:LAST:STEP with "
+        f"LAST a whole number of steps from FIRST, or {WHOLE_CACHE!r} for the whole cache, "
+        "separated by commas"
+    )

@@ -9,7 +9,7 @@ from clients import records
 from clients.environment import Environment, environment
 from clients.errors import DataError, SweepError
 from clients.records import Cell, Record
-from clients.sweep.plan import Settings
+from clients.sweep.plan import Job, Settings
 from protos.sluice.v1 import sluice_pb2 as pb
 
 ROWS = "rows.jsonl"
@@ -30,9 +30,10 @@ class ServerFacts(msgspec.Struct, frozen=True, kw_only=True):
     max_running: int
     chat: bool
     default_policy: str
+    servers: int = 1  # that share the requests
 
     @classmethod
-    def of(cls, model: pb.ModelInfo, server: pb.ServerInfo) -> "ServerFacts":
+    def of(cls, model: pb.ModelInfo, server: pb.ServerInfo, servers: int = 1) -> "ServerFacts":
         return cls(
             model=model.name,
             architecture=model.architecture,
@@ -45,6 +46,7 @@ class ServerFacts(msgspec.Struct, frozen=True, kw_only=True):
             max_running=server.max_running,
             chat=model.has_chat_template,
             default_policy=model.default_policy,
+            servers=servers,
         )
 
 
@@ -69,9 +71,13 @@ class Run:
             DataError: its files cannot be read.
         """
         self.directory = directory
-        self._rows = {row.key: row for row in records.read(directory / ROWS)}
-        self._manifest = self._open(settings)
         self._writer = records.Writer(directory / ROWS)
+        try:
+            self._rows = {row.key: row for row in records.read(directory / ROWS)}
+            self._manifest = self._open(settings)
+        except BaseException:
+            self._writer.__exit__()
+            raise
 
     def __enter__(self) -> "Run":
         return self
@@ -95,10 +101,22 @@ class Run:
         """The segment that a resumption of `cell` would be; 0 where it has no rows."""
         return max((row.segment + 1 for row in self.of(cell)), default=0)
 
-    def is_done(self, cell: Cell, problem: str, sample: int) -> bool:
-        """Whether this answer is there; a failed request is not an answer."""
-        row = self._rows.get((cell, problem, sample))
-        return row is not None and not row.failed
+    def is_done(self, cell: Cell, job: Job, prompt: str) -> bool:
+        """Whether this answer is there; a failed request is not an answer.
+
+        Raises:
+            SweepError: the row that is there answers another question of the same name.
+        """
+        row = self._rows.get((cell, job.problem.id, job.sample))
+        if row is None or row.failed:
+            return False
+        if (row.prompt and row.prompt != prompt) or row.gold != job.problem.answer:
+            raise SweepError(
+                f"{self.directory} holds an answer to problem {job.problem.id} of {cell.task}, but "
+                "to other words or with another reference answer; the data set was changed. Choose "
+                "another --out, or the data set as it was"
+            )
+        return True
 
     def add(self, row: Record) -> None:
         self._writer.add(row)
@@ -119,7 +137,6 @@ class Run:
     def _open(self, settings: Settings) -> Manifest:
         path = self.directory / MANIFEST
         if not path.exists() or not self._rows:
-            self.directory.mkdir(parents=True, exist_ok=True)
             manifest = Manifest(
                 run=self.directory.resolve().name,
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -138,7 +155,13 @@ class Run:
 
     def _save(self, manifest: Manifest) -> None:
         data = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
-        (self.directory / MANIFEST).write_bytes(data + b"\n")
+        path = self.directory / MANIFEST
+        partial = path.with_suffix(".partial")
+        try:  # a killed writer leaves the old manifest, not half of the new one
+            partial.write_bytes(data + b"\n")
+            partial.replace(path)
+        except OSError as error:
+            raise DataError(f"cannot write {path}: {error.strerror}") from error
         self._manifest = manifest
 
 

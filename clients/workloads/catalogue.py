@@ -1,42 +1,55 @@
-"""Which problems there are to ask. To add a listed task: write its loader, list it here."""
+"""Which problems there are to ask: pocket families, benchmarks of the hub, and files.
 
-from collections.abc import Callable, Sequence
-from functools import partial
+To add a benchmark list it in `hub.HUB_SETS`; to add a family list its generator in `pocket`.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
 
 from clients.errors import DataError
-from clients.workloads import jsonl
+from clients.workloads import files, hub
+from clients.workloads.hub import HUB_SETS
 from clients.workloads.pocket import FAMILIES, problems
 from clients.workloads.problem import Problem
 
-Loader = Callable[[int, int], list[Problem]]
-"""(how many, seed) -> problems; a larger n extends the list and keeps its beginning."""
-
-WORKLOADS: dict[str, Loader] = {name: partial(problems, name) for name in FAMILIES}
+NAMES = (*FAMILIES, *HUB_SETS)
+PROBLEMS = 48  # of a pocket family, unless told otherwise
 
 
-PROBLEMS = 48  # of a listed task, unless told otherwise
+def choose(names: Sequence[str], n: int | None, seed: int) -> dict[str, tuple[Problem, ...]]:
+    """Problems by task: `n` of each data set, or all it has.
 
-
-def choose(
-    tasks: Sequence[str], dataset: Path | None, n: int | None, seed: int
-) -> dict[str, tuple[Problem, ...]]:
-    """Problems by task: `n` of each listed task, or (the first n) of a JSONL file.
+    A name is one of NAMES, a path to a JSONL or CSV file, or `task=path` for a file under another
+    name than its own. `seed` picks the problems of pocket families; a larger n extends the list and
+    keeps its beginning.
 
     Raises:
-        DataError: neither or both are given, a task is unknown, or the file cannot be used.
+        DataError: there are none, one is unknown or named twice, or it cannot be read.
     """
-    if bool(tasks) == (dataset is not None):
-        raise DataError("give either tasks (--tasks hop,acct) or a file (--dataset FILE.jsonl)")
+    if not names:
+        raise DataError(f"no data sets given; there are {', '.join(NAMES)}, and files")
     if n is not None and n < 1:
         raise DataError(f"got {n} problems; want at least 1")
-    if dataset is not None:
-        problems = jsonl.load(dataset, n)
-        return {problems[0].task: tuple(problems)}
-    for task in tasks:
-        if task not in WORKLOADS:
-            raise DataError(
-                f"unknown task {task!r}; there are {', '.join(WORKLOADS)}. "
-                "For a file of your own use --dataset FILE.jsonl"
-            )
-    return {task: tuple(WORKLOADS[task](n or PROBLEMS, seed)) for task in tasks}
+    found: dict[str, tuple[Problem, ...]] = {}
+    for name in names:
+        task, loaded = _load(name, n, seed)
+        if task in found:
+            raise DataError(f"the data set {task} is given twice; name one by NAME={name}")
+        found[task] = tuple(loaded)
+    return found
+
+
+def _load(name: str, n: int | None, seed: int) -> tuple[str, list[Problem]]:
+    task, separator, path = name.partition("=")
+    if separator:
+        return task, files.load(Path(path), n, task)
+    if name in FAMILIES:
+        return name, problems(name, n or PROBLEMS, seed)
+    if name in HUB_SETS:
+        return name, hub.load(name, n)
+    if Path(name).suffix in files.SUFFIXES:
+        return Path(name).stem, files.load(Path(name), n)
+    raise DataError(
+        f"unknown data set {name!r}; there are {', '.join(NAMES)}, and files in "
+        f"{' or '.join(files.SUFFIXES)}"
+    )

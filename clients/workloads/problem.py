@@ -12,6 +12,10 @@ class Problem:
     task: str
     """The family or data set the problem belongs to, e.g. `hop` or `aime24`."""
     prompt: str
-    """The user message, as sent."""
+    """The user message as sent, or, where `bare`, the question alone."""
     answer: str
-    """The reference answer, without `\\boxed{}`."""
+    """The reference answer, without `\\boxed{}`; of a multiple choice the letter."""
+    options: tuple[str, ...] = ()
+    """Of a multiple choice: the texts of A, B, ... in the order in which they are shown."""
+    bare: bool = False
+    """Whether a prompt recipe (`clients.workloads.prompts`) is still to be put around `prompt`."""

@@ -15,7 +15,9 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import COMMANDS, app
+from clients import records
 from protos.sluice.v1 import sluice_pb2 as pb
+from tests.clients.builders import row
 from tests.clients.fake_sluice import Failure, FakeSluice, echo, model_info, serving
 
 ROOT = Path(__file__).parents[2]
@@ -143,9 +145,10 @@ def test_nobody_there_is_one_line_too() -> None:
         ["generate", "a", "--nonsense"],
         ["nonsense"],
         ["sweep"],
-        ["sweep", "--out", "x", "--tasks", "hop", "--dataset", "y"],
-        ["sweep", "--out", "x", "--tasks", "nope"],
-        ["sweep", "--out", "x", "--tasks", "hop", "--budgets", "many"],
+        ["sweep", "--out", "x", "--datasets", "hop", "--prompt", "y"],
+        ["sweep", "--out", "x", "--datasets", "nope"],
+        ["sweep", "--out", "x", "--datasets", "hop", "--sampling", "y"],
+        ["sweep", "--out", "x", "--datasets", "hop", "--budgets", "many"],
     ],
     ids=" ".join,
 )
@@ -213,7 +216,7 @@ def test_policies_without_a_server_is_one_clear_line() -> None:
 
 def sweep(target: str, out: Path, *more: str) -> tuple[int, str, str]:
     arguments = ["--server", target, "--out", str(out), "--budgets", "full,24", "--n", "2"]
-    return sluice("sweep", "--tasks", "hop", *arguments, *more)
+    return sluice("sweep", "--datasets", "hop", *arguments, *more)
 
 
 def test_sweep_writes_rows_and_a_report(tmp_path: Path) -> None:
@@ -234,7 +237,7 @@ def test_sweep_without_a_directory_starts_a_new_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with serving(FakeSluice()) as target:
-        code, _, err = sluice("sweep", "--tasks", "hop", "--server", target, "--n", "1")
+        code, _, err = sluice("sweep", "--datasets", "hop", "--server", target, "--n", "1")
     [directory] = (tmp_path / "runs").iterdir()
     assert code == 0
     assert directory.name in err
@@ -246,7 +249,7 @@ def test_sweep_of_a_file(tmp_path: Path) -> None:
     data.write_text('{"prompt": "so \\\\boxed{2}", "answer": 2}\n')
     with serving(FakeSluice()) as target:
         code, out, _ = sluice(
-            "sweep", "--server", target, "--dataset", str(data), "--out", str(tmp_path / "run")
+            "sweep", "--server", target, "--datasets", str(data), "--out", str(tmp_path / "run")
         )
     assert code == 0
     assert "mine" in out
@@ -271,6 +274,30 @@ def test_sweep_says_what_the_server_lacks(tmp_path: Path) -> None:
         code, _, err = sweep(target, tmp_path, "--policies", "h2o")
     assert code == 1
     assert err == "sluice: script has no policy 'h2o'; it has r_kv, window\n"
+
+
+# score
+
+
+def test_score_says_what_changed_and_writes_it_when_told(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    records.write(path, [row("a", text=r"\boxed{\sqrt{4}}", gold="2", correct=False), row("b")])
+    code, out, err = sluice("score", str(tmp_path))
+    assert code == 0, err
+    assert "2 rows changed: 1 are right now, 1 no longer" in out
+    assert [found.correct for found in records.read(path)] == [False, True]
+    code, out, _ = sluice("score", str(path), "--write", "--show", "0")
+    assert code == 0
+    assert "2 rows replaced" in out
+    assert [found.correct for found in records.read(path)] == [True, False]
+    assert "0 rows changed" in sluice("score", str(path))[1]
+
+
+def test_score_of_nothing_is_one_line(tmp_path: Path) -> None:
+    code, out, err = sluice("score", str(tmp_path / "none.jsonl"))
+    assert (code, out) == (1, "")
+    assert err.count("\n") == 1
+    assert err.startswith("sluice: cannot read")
 
 
 # demo

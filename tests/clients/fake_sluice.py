@@ -58,6 +58,7 @@ def echo(prompt: str) -> str:
 def model_info(name: str = "script", **changes: Any) -> pb.ModelInfo:
     known: dict[str, Any] = {
         "architecture": "ScriptForCausalLM",
+        "max_sequence_tokens": 4096,
         "block_size": 16,
         "total_blocks": 100,
         "device": "cpu",

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from rich.console import Console
 from clients.records import Cell, Record
 from clients.sweep.plan import Plan, Settings
 from clients.sweep.runner import sweep
+from clients.workloads.problem import Problem
 from protos.sluice.v1 import sluice_pb2 as pb
 from tests.clients.builders import problem
 from tests.clients.fake_sluice import FakeSluice, serving
@@ -18,9 +20,11 @@ FULL = Cell("script", "t", None, None)
 TIGHT = Cell("script", "t", 20, "r_kv")
 
 
-def plan(problems: int = 3, **changes: object) -> Plan:
+def plan(problems: int | Sequence[Problem] = 3, **changes: object) -> Plan:
+    if isinstance(problems, int):
+        problems = [problem(index) for index in range(problems)]
     fields: dict[str, object] = {
-        "problems": {"t": tuple(problem(i) for i in range(problems))},
+        "problems": {"t": tuple(problems)},
         "budgets": (None, 20),
         "policies": ("r_kv", "window"),
         "settings": Settings(concurrency=4, max_tokens=50),
@@ -28,11 +32,13 @@ def plan(problems: int = 3, **changes: object) -> Plan:
     return Plan(**fields | changes)  # type: ignore[arg-type]
 
 
-def run(fakes: FakeSluice | list[FakeSluice], wanted: Plan, out: Path) -> list[Record]:
+def run(
+    fakes: FakeSluice | list[FakeSluice], wanted: Plan, out: Path, patience: float = 10.0
+) -> list[Record]:
     """Sweeps over one server per fake."""
 
     async def scenario() -> list[Record]:
-        return await sweep(targets, wanted, out, Console(file=io.StringIO()))
+        return await sweep(targets, wanted, out, Console(file=io.StringIO()), patience)
 
     with ExitStack() as stack:
         fakes = [fakes] if isinstance(fakes, FakeSluice) else fakes

@@ -1,5 +1,6 @@
 """Rows survive the disk, also when a writer is killed."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -50,3 +51,34 @@ def test_a_broken_line_is_named(tmp_path: Path, line: str) -> None:
 def test_cells_name_themselves() -> None:
     assert str(row(budget=96, policy="r_kv").cell) == "m t 96 r_kv"
     assert str(row().cell) == "m t full"
+
+
+def test_a_write_that_stops_half_way_leaves_no_half(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    real = os.write
+    with records.Writer(path) as writer:
+        writer.add(row("a"))
+        monkeypatch.setattr(os, "write", lambda file, data: real(file, data[:30]))
+        with pytest.raises(DataError, match=r"No space left on device\. The rows before are safe"):
+            writer.add(row("b"))
+        monkeypatch.undo()
+        writer.add(row("c"))
+    assert records.read(path) == [row("a"), row("c")]
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="cannot write"):
+        records.Writer(tmp_path / "file" / "rows.jsonl")
+
+
+def test_failed_and_unscored_are_told_apart() -> None:
+    assert failed().failed
+    assert not failed().unscored
+    broken = row(status="error", correct=False)
+    assert not broken.failed
+    assert broken.unscored
+    assert row(status="timeout", correct=False).unscored
+    assert not row(status="no_answer", correct=False).unscored

@@ -2,8 +2,13 @@
 
 import asyncio
 import io
+import resource
+import subprocess
+import sys
 import threading
+import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -15,6 +20,7 @@ from clients.errors import DataError, SweepError
 from clients.sweep.plan import Plan, Settings
 from clients.sweep.run import MANIFEST, ROWS, read_manifest
 from clients.sweep.runner import sweep
+from clients.workloads.problem import Problem
 from protos.sluice.v1 import sluice_pb2 as pb
 from tests.clients.builders import problem
 from tests.clients.fake_sluice import Failure, FakeSluice, model_info, serving
@@ -119,3 +125,78 @@ def test_a_broken_manifest_is_named(tmp_path: Path) -> None:
     (tmp_path / MANIFEST).write_text("{}")
     with pytest.raises(DataError, match=r"cannot read the run .*run\.json"):
         run(FakeSluice(), plan(1), tmp_path)
+
+
+def test_a_data_set_that_was_changed_is_not_mixed_in(tmp_path: Path) -> None:
+    run(FakeSluice(), plan(1), tmp_path)
+    other = Problem("t-0", "t", "other words", "0")
+    with pytest.raises(SweepError, match="problem t-0 of t, but to other words"):
+        run(FakeSluice(), plan([other]), tmp_path)
+    corrected = replace(problem(0), answer="1")
+    with pytest.raises(SweepError, match="another reference answer"):
+        run(FakeSluice(), plan([corrected]), tmp_path)
+
+
+def test_two_sweeps_do_not_write_one_run(tmp_path: Path) -> None:
+    with (
+        records.Writer(tmp_path / ROWS),
+        pytest.raises(DataError, match=r"rows\.jsonl is being written by another process"),
+    ):
+        run(FakeSluice(), plan(1), tmp_path)
+
+
+def test_a_full_disk_is_said_and_the_run_goes_on_later(tmp_path: Path) -> None:
+    wanted = plan(8, budgets=(None,), settings=Settings(concurrency=1, max_tokens=50))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))  # a few rows
+    try:
+        with pytest.raises(DataError, match=r"cannot write .*rows\.jsonl: .*make room"):
+            run(FakeSluice(), wanted, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    whole = records.read(tmp_path / ROWS)
+    assert 0 < len(whole) < 8
+    assert (tmp_path / ROWS).read_bytes().count(b"\n") == len(whole)
+    fake = FakeSluice()
+    rows = run(fake, wanted, tmp_path)
+    assert rows[: len(whole)] == whole
+    assert len(asked(fake)) == 8 - len(whole)
+
+
+SWEEP = """
+import asyncio, io, sys
+from pathlib import Path
+from rich.console import Console
+from clients.sweep.runner import sweep
+from tests.clients.sweeping import plan
+from clients.sweep.plan import Settings
+
+wanted = plan(200, settings=Settings(concurrency=8, max_tokens=50))
+asyncio.run(sweep([sys.argv[1]], wanted, Path(sys.argv[2]), Console(file=io.StringIO())))
+"""
+
+
+def test_killed_at_any_point_nothing_is_repeated_and_nothing_lost(tmp_path: Path) -> None:
+    fake = FakeSluice()
+    kills = 0
+    with serving(fake) as target:
+        while True:
+            before = len(records.read(tmp_path / ROWS))
+            process = subprocess.Popen([sys.executable, "-c", SWEEP, target, str(tmp_path)])
+            wanted = before + 90 + 7 * kills
+            while process.poll() is None and len(lines(tmp_path / ROWS)) < wanted:
+                time.sleep(0.002)
+            if process.poll() is not None:
+                break
+            process.kill()
+            process.wait()
+            kills += 1
+    assert process.returncode == 0
+    assert kills >= 3
+    rows = lines(tmp_path / ROWS)
+    assert len(rows) == len(records.read(tmp_path / ROWS)) == 3 * 200  # none twice, none missing
+    assert {row.segment for row in records.read(tmp_path / ROWS)} >= {0, 1}
+
+
+def lines(path: Path) -> list[bytes]:
+    return path.read_bytes().split(b"\n")[:-1] if path.exists() else []

@@ -8,10 +8,12 @@ import grpc
 import pytest
 
 from clients import records
-from clients.errors import SweepError
-from clients.records import Cell
+from clients.errors import DataError, SweepError
+from clients.records import Cell, Record
+from clients.sweep import cell
 from clients.sweep.plan import Job, Settings, parse_budgets
 from clients.sweep.run import MANIFEST, ROWS, read_manifest
+from clients.workloads.problem import Problem
 from protos.sluice.v1 import sluice_pb2 as pb
 from tests.clients.builders import problem
 from tests.clients.fake_sluice import Failure, FakeSluice, model_info
@@ -152,14 +154,89 @@ def test_a_warm_up_comes_first_and_leaves_no_row(tmp_path: Path) -> None:
     assert len(rows) == 3
 
 
+def test_a_limit_the_model_undercuts_is_left_to_the_server(tmp_path: Path) -> None:
+    fake = FakeSluice(info=model_info(max_sequence_tokens=100))
+    run(fake, plan(1, budgets=(None,), settings=Settings(max_tokens=100)), tmp_path)
+    assert not asked(fake)[0].stopping.HasField("max_tokens")
+    assert read_manifest(tmp_path / MANIFEST).settings.max_tokens == 100
+
+
+def test_recipes_multiple_choice_and_stop_strings(tmp_path: Path) -> None:
+    choice = Problem("1", "t", "Which? \\boxed{B}", "B", options=("one", "two"), bare=True)
+    fake = FakeSluice()
+    wanted = plan([choice], settings=Settings(prompt="lm_eval"), budgets=(None,))
+    [row] = run(fake, wanted, tmp_path)
+    [request] = asked(fake)
+    assert request.text.startswith("What is the correct answer to this question:Which?")
+    assert request.text.endswith("(A) one\n(B) two\nLet's think step by step: ")
+    assert list(request.stopping.stop) == ["Question:"]
+    assert (row.correct, row.extracted, row.gold, row.options) == (True, "B", "B", ("one", "two"))
+
+
+def test_a_recipe_that_does_not_fit_is_refused_before_the_start(tmp_path: Path) -> None:
+    choice = Problem("1", "t", "Which?", "B", options=("one", "two"), bare=True)
+    wanted = plan([choice], settings=Settings(prompt="r_kv"))
+    with pytest.raises(DataError, match="no form for multiple choice"):
+        run(FakeSluice(), wanted, tmp_path)
+    assert not (tmp_path / ROWS).exists()
+
+
+def test_a_slow_verdict_keeps_no_request_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everyone_asked = threading.Event()
+    fake = FakeSluice()
+    fake.fail = lambda r: everyone_asked.set() if len(asked(fake)) == 3 else None
+
+    def slow(row: Record) -> Record:
+        assert everyone_asked.wait(10), "a request waited for a verdict"
+        return row
+
+    monkeypatch.setattr(cell, "verdict", slow)
+    wanted = plan(3, budgets=(None,), settings=Settings(concurrency=1, max_tokens=50))
+    assert len(run(fake, wanted, tmp_path)) == 3
+
+
 # Servers and plans
 
 
-def test_a_server_that_goes_away_ends_the_sweep(tmp_path: Path) -> None:
+def test_a_server_that_only_ever_refuses_ends_the_sweep(tmp_path: Path) -> None:
     fake = FakeSluice(fail=lambda r: Failure(Code.UNAVAILABLE) if r.cache_salt else None)
-    with pytest.raises(SweepError, match=r"went away.*run the same command again"):
+    with pytest.raises(SweepError, match=r"went away 3 times .*run the same command again"):
         run(fake, plan(1), tmp_path)
-    assert len(records.read(tmp_path / ROWS)) == 1
+    assert records.read(tmp_path / ROWS) == []  # no answer, and nothing that looks like one
+
+
+def test_an_outage_is_waited_for_and_starts_a_segment(tmp_path: Path) -> None:
+    def fail(request: pb.GenerateRequest) -> Failure | None:
+        return Failure(Code.UNAVAILABLE) if request.cache_salt and len(asked(fake)) == 4 else None
+
+    fake = FakeSluice(fail=fail)
+    wanted = plan(6, budgets=(None,), settings=Settings(concurrency=1, max_tokens=50))
+    rows = run(fake, wanted, tmp_path)
+    assert [row.segment for row in rows] == [0, 0, 0, 1, 1, 1]
+    assert len(asked(fake)) == 7
+    assert not any(row.failed for row in rows)
+    assert len((tmp_path / ROWS).read_text().splitlines()) == 6
+
+
+def test_what_others_had_begun_is_finished_when_a_server_goes_away(tmp_path: Path) -> None:
+    """Two servers of one model: the answers of the healthy one are kept."""
+    release = threading.Event()
+
+    def fail(request: pb.GenerateRequest) -> Failure | None:
+        if not request.cache_salt or len(asked(sick)) > 1:
+            return None
+        release.set()
+        return Failure(Code.UNAVAILABLE)
+
+    healthy, sick = FakeSluice(hold=release), FakeSluice(fail=fail)
+    healthy.fail = lambda r: None if r.cache_salt else release.set()  # the warm-up need not wait
+    sick.fail = fail
+    wanted = plan(2, budgets=(None,), settings=Settings(concurrency=2, max_tokens=50))
+    rows = run([healthy, sick], wanted, tmp_path)
+    assert sorted(row.segment for row in rows) == [0, 1]
+    assert len(asked(healthy)) + len(asked(sick)) == 3
 
 
 def test_several_servers_are_several_models(tmp_path: Path) -> None:
@@ -167,8 +244,17 @@ def test_several_servers_are_several_models(tmp_path: Path) -> None:
     rows = run(fakes, plan(2, budgets=(None,)), tmp_path)
     assert Counter(row.model for row in rows) == {"one": 2, "two": 2}
     assert set(read_manifest(tmp_path / MANIFEST).servers) == {"one", "two"}
-    with pytest.raises(SweepError, match="script, script; each model may come once"):
-        run([FakeSluice(), FakeSluice()], plan(1), tmp_path / "twice")
+
+
+def test_servers_of_one_model_share_its_requests(tmp_path: Path) -> None:
+    fakes = [FakeSluice(), FakeSluice()]
+    rows = run(fakes, plan(6, budgets=(None,)), tmp_path)
+    assert len(rows) == 6
+    assert all(asked(fake) for fake in fakes)
+    assert read_manifest(tmp_path / MANIFEST).servers["script"].servers == 2
+    unlike = [FakeSluice(), FakeSluice(info=model_info(total_blocks=7))]
+    with pytest.raises(SweepError, match="serve script in different ways"):
+        run(unlike, plan(1), tmp_path / "unlike")
 
 
 def test_what_a_server_would_refuse_is_said_before_the_start(tmp_path: Path) -> None:
@@ -190,12 +276,20 @@ def test_no_policy_means_the_servers_default() -> None:
 def test_budgets_as_text() -> None:
     assert parse_budgets("full, 96,128") == (None, 96, 128)
     assert parse_budgets("2500") == (2500,)
+    assert parse_budgets("full,2500:3500:500,96") == (None, 2500, 3000, 3500, 96)
+    assert parse_budgets("5:5:1") == (5,)
     for text, message in [
         ("", "at least one"),
         ("96,96", "only once"),
         ("0", "got the budget '0'"),
         ("-1", "got the budget '-1'"),
         ("many", "got the budget 'many'"),
+        ("2500:5000", "got the budget '2500:5000'"),
+        ("2500:5100:500", "a whole number of steps"),
+        ("5000:2500:500", "got the budget '5000:2500:500'"),
+        ("1:2:0", "got the budget '1:2:0'"),
+        ("1::2", "got the budget '1::2'"),
+        ("96:98:1,97", "only once"),
     ]:
         with pytest.raises(SweepError, match=message):
             parse_budgets(text)

@@ -78,7 +78,7 @@ def test_a_budget_too_small_is_one_line_and_exit_code_1(server: LocalServer) -> 
 
 def test_a_sweep_from_the_command_line(server: LocalServer, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    arguments = ["sweep", "--server", server.target, "--tasks", "hop,memo", "--out", str(out)]
+    arguments = ["sweep", "--server", server.target, "--datasets", "hop,memo", "--out", str(out)]
     arguments += ["--budgets", f"full,{BUDGET}", "--policies", "window", "--n", "6"]
     arguments += ["--max-tokens", "120"]
     done = sluice(*arguments)
