@@ -10,6 +10,7 @@ from multiprocessing.connection import Connection
 from engine.intake import build_request
 from engine.messages import (
     Accepted,
+    BudgetClass,
     Cancel,
     Delta,
     Finished,
@@ -130,13 +131,12 @@ class EngineLoop:
 
     def _load(self) -> Load:
         scheduler = self._scheduler
-        resident = elastic = 0
+        elastic = 0
         for sequence in scheduler.running:
-            resident += sequence.kv_tokens
             budget = sequence.request.budget
             if budget is not None and sequence.kv_tokens > budget.floor:
                 elastic += sequence.kv_tokens - budget.floor
-        pool, totals = scheduler.kv.pool, scheduler.totals
+        pool, totals, classes = scheduler.kv.pool, scheduler.totals, list(scheduler.kv.classes)
         return Load(
             running=len(scheduler.running),
             waiting=scheduler.num_waiting,
@@ -144,7 +144,7 @@ class EngineLoop:
             blocks_free=pool.free,
             blocks_cached=pool.idle,
             blocks_promised=scheduler.kv.promised,
-            tokens_resident=resident,
+            tokens_resident=sum(counts.tokens for counts in classes),
             prompt_tokens_total=totals.prompt_tokens,
             cached_prompt_tokens_total=totals.cached_prompt_tokens,
             generation_tokens_total=totals.generation_tokens,
@@ -154,6 +154,10 @@ class EngineLoop:
             ignored_events_total=self._ignored,
             tokens_pressed_total=totals.pressed,
             tokens_elastic=elastic,
+            blocks_shared=pool.shared,
+            budget_classes=[
+                BudgetClass(c.bound, c.running, c.waiting, c.blocks, c.tokens) for c in classes
+            ],
         )
 
 

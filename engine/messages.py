@@ -153,6 +153,16 @@ class Finished(msgspec.Struct, array_like=True, frozen=True):
     usage: Usage
 
 
+class BudgetClass(msgspec.Struct, array_like=True, frozen=True):
+    """The outputs whose KV budgets are of one size; see scheduler/classes.py."""
+
+    bound: int
+    running: int
+    waiting: int
+    blocks: int
+    tokens: int
+
+
 class Load(msgspec.Struct, array_like=True, frozen=True):
     """A snapshot; totals count from the start of this engine process."""
 
@@ -172,6 +182,8 @@ class Load(msgspec.Struct, array_like=True, frozen=True):
     ignored_events_total: int = 0  # for keys that were no longer known
     tokens_pressed_total: int = 0  # evicted below a cap, because blocks lacked
     tokens_elastic: int = 0  # held above floors
+    blocks_shared: int = 0  # places in block tables beyond the first of their block
+    budget_classes: list[BudgetClass] = []  # those that have outputs
 
 
 class Step(msgspec.Struct, tag=True, array_like=True, frozen=True):

@@ -14,6 +14,7 @@ class BlockPool:
         self.total = total
         self._free = list(range(total - 1, -1, -1))  # a stack: low numbers first
         self._references = [0] * total
+        self.shared = 0  # references beyond the first of their block
         self._idle: OrderedDict[int, None] = OrderedDict()  # oldest first
         self._block_of: dict[bytes, int] = {}
         self._key_of: dict[int, bytes] = {}
@@ -56,17 +57,19 @@ class BlockPool:
     def retain(self, block: int) -> None:
         """Adds a reference to a held or idle block."""
         self._idle.pop(block, None)
+        self.shared += self._references[block] > 0
         self._references[block] += 1
 
     def release(self, block: int) -> None:
         """Drops a reference; the last one frees the block, or idles it if it is published."""
         assert self._references[block] > 0, f"block {block} is released more often than retained"
         self._references[block] -= 1
-        if self._references[block] == 0:
-            if block in self._key_of:
-                self._idle[block] = None
-            else:
-                self._free.append(block)
+        if self._references[block] > 0:
+            self.shared -= 1
+        elif block in self._key_of:
+            self._idle[block] = None
+        else:
+            self._free.append(block)
 
     def publish(self, key: bytes, block: int) -> None:
         """Makes a held block findable; the first to publish a key keeps it."""
@@ -86,6 +89,7 @@ class BlockPool:
         assert len(free) + len(idle) + len(held) == self.total, "a block is lost"
         actual = {block: self._references[block] for block in held}
         assert actual == references, "reference counts differ from the block tables"
+        assert self.shared == sum(references.values()) - len(held)
         assert self._block_of == {key: block for block, key in self._key_of.items()}
         assert not free & self._key_of.keys(), "a free block is still findable"
         assert idle <= self._key_of.keys(), "an idle block cannot be found"

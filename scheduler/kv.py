@@ -8,6 +8,7 @@ held nor promised, and may find nothing. Knows counts, not tensors; the runner m
 from collections.abc import Iterable
 
 from scheduler.blocks import BlockPool
+from scheduler.classes import BudgetClass, BudgetClasses
 from scheduler.errors import InvalidRequest
 from scheduler.prefix import block_keys
 from scheduler.request import Request, Sequence
@@ -20,6 +21,7 @@ class KvLedger:
         self.pool = BlockPool(total_blocks)
         self.block_size = block_size
         self.promised = 0  # blocks that budgeted sequences may still take
+        self.classes = BudgetClasses(total_blocks * block_size)
         self._prefix_cache = prefix_cache
         self._keys: dict[int, list[bytes]] = {}  # of live requests, by request key
 
@@ -73,6 +75,7 @@ class KvLedger:
         sequence.table_clean = 0
         sequence.published = len(shared)
         sequence.computed = sequence.kv_tokens = len(shared) * self.block_size
+        self._count(sequence, 1)
         self.promised += self._owed(sequence)
         return True
 
@@ -99,7 +102,9 @@ class KvLedger:
         if missing > self._owed(sequence) + self.spare:
             return False
         self.promised -= self._owed(sequence)
-        sequence.blocks += [self.pool.allocate() for _ in range(missing)]
+        taken = [self.pool.allocate() for _ in range(missing)]
+        sequence.blocks += taken
+        sequence.budget_class.blocks += len(taken)
         self.promised += self._owed(sequence)
         usage = sequence.usage
         usage.kv_blocks_peak = max(usage.kv_blocks_peak, len(sequence.blocks))
@@ -109,6 +114,8 @@ class KvLedger:
         """Frees the blocks beyond `tokens` entries; those below its floor stay promised."""
         self.promised -= self._owed(sequence)
         keep = self.blocks_for(tokens)
+        sequence.budget_class.blocks -= len(sequence.blocks) - keep
+        sequence.budget_class.tokens -= sequence.kv_tokens - tokens
         self._release(sequence.blocks[keep:])
         del sequence.blocks[keep:]
         sequence.table_clean = min(sequence.table_clean, keep)
@@ -125,11 +132,14 @@ class KvLedger:
         sequence.blocks = [block for block in sequence.blocks if block not in gone]
         sequence.table_clean = min(sequence.table_clean, first)
         sequence.kv_tokens -= len(blocks) * self.block_size
+        sequence.budget_class.blocks -= len(blocks)
+        sequence.budget_class.tokens -= len(blocks) * self.block_size
         self.promised += self._owed(sequence)
 
     def release(self, sequence: Sequence) -> None:
         """Takes everything back: blocks and promise."""
         self.promised -= self._owed(sequence)
+        self._count(sequence, -1)
         self._release(sequence.blocks)
         sequence.blocks = []
         sequence.kv_tokens = sequence.computed = sequence.published = sequence.table_clean = 0
@@ -159,6 +169,27 @@ class KvLedger:
         self.pool.check(references)
         assert owed == self.promised, f"{self.promised} blocks are promised, {owed} are owed"
         assert self.promised <= self.pool.available, "a promise cannot be kept"
+
+    def check_classes(self, live: Iterable[Sequence]) -> None:
+        """Asserts that the budget classes count exactly these sequences and what they hold."""
+        expected: dict[int, BudgetClass] = {}
+        for sequence in live:
+            bound = self.classes.of(sequence.request.budget).bound
+            counts = expected.setdefault(bound, BudgetClass(bound))
+            counts.live += 1
+            counts.running += sequence.row is not None
+            counts.blocks += len(sequence.blocks)
+            counts.tokens += sequence.kv_tokens
+        assert {counts.bound: counts for counts in self.classes} == expected
+        in_tables = sum(counts.blocks for counts in self.classes)
+        assert in_tables == self.pool.held + self.pool.shared, "classes and pool differ"
+
+    def _count(self, sequence: Sequence, sign: int) -> None:
+        """Adds (1) or takes away (-1) a running sequence, with what it holds, in its class."""
+        counts = sequence.budget_class
+        counts.running += sign
+        counts.blocks += sign * len(sequence.blocks)
+        counts.tokens += sign * sequence.kv_tokens
 
     def _missing(self, sequence: Sequence, tokens: int) -> int:
         return self.blocks_for(sequence.kv_tokens + tokens) - len(sequence.blocks)

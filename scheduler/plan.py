@@ -40,6 +40,7 @@ def lay_out(sequence: Sequence, count: int, now: float) -> Chunk:
     samples = sequence.length == start + count
     sequence.computed = start + count
     sequence.kv_tokens = kv_tokens = kv_start + count
+    sequence.budget_class.tokens += count
     usage = sequence.usage
     if kv_tokens > usage.kv_tokens_peak:
         usage.kv_tokens_peak = kv_tokens

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from scheduler.budget import Budget
+from scheduler.classes import BudgetClass
 
 
 class FinishReason(StrEnum):
@@ -95,6 +96,7 @@ class Sequence:
     computed: int = 0  # leading tokens whose KV was written; the next position
     kv_tokens: int = 0  # KV entries held, in every layer and head
     blocks: list[int] = field(default_factory=list)  # block table, in cache order
+    budget_class: BudgetClass = field(default_factory=lambda: BudgetClass(0))  # counts it
     row: int | None = None  # place in per-sequence device state while it runs
     table_clean: int = 0  # leading entries of `blocks` that the runner has seen
     published: int = 0  # leading blocks that the prefix cache knows

@@ -78,7 +78,10 @@ class Scheduler:
             load = self.num_waiting / max(len(self.running), 1)
             raise QueueFull(self.num_waiting, min(RETRY_SECONDS * max(load, 1.0), 60.0))
         sequences = [Sequence(request, i, list(request.prompt)) for i in range(request.n)]
+        counts = self.kv.classes.of(request.budget)
+        counts.live += request.n
         for sequence in sequences:
+            sequence.budget_class = counts
             sequence.usage.prompt_tokens = len(request.prompt)
         self._live[request.key] = sequences
         self._num_live += request.n
@@ -190,6 +193,7 @@ class Scheduler:
         assert len(self.waiting) == len(waiting)
         assert live == set(self.running) | waiting | followers
         assert len(live) == self._num_live
+        self.kv.check_classes(live)
         assert all(not sequence.blocks for sequence in waiting | followers)
 
     # --- parts of a step
@@ -271,6 +275,7 @@ class Scheduler:
             self.waiting.push(heir)
         outputs = self._live[request.key]
         outputs.remove(sequence)
+        sequence.budget_class.live -= 1
         self._num_live -= 1
         if not outputs:
             del self._live[request.key]

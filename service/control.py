@@ -4,13 +4,14 @@ import importlib.metadata
 import time
 from typing import Any
 
-from engine.messages import ModelInfo, PolicyInfo
+from engine.messages import BudgetClass, ModelInfo, PolicyInfo
 from protos.sluice.v1 import sluice_pb2, sluice_pb2_grpc
 from service.config import ServiceConfig
 from service.engine_client import EngineClient
 from service.errors import Aborted, EngineDown, InvalidRequest, Violation
 from service.live import LiveRequests
 from service.metrics import ServiceMetrics
+from service.recent import Quantiles
 from service.text_api import Text
 from service.totals import LoadTotals
 from service.validation import check_model
@@ -61,7 +62,7 @@ class ControlServicer(sluice_pb2_grpc.ControlServicer):
         return _model_info(self._client.model, self._text.has_chat_template)
 
     async def GetLoad(self, request: sluice_pb2.GetLoadRequest, context: Any) -> sluice_pb2.Load:
-        load = self._totals.load
+        load, now = self._totals.load, time.monotonic()
         return sluice_pb2.Load(
             running=load.running,
             waiting=load.waiting,
@@ -75,7 +76,12 @@ class ControlServicer(sluice_pb2_grpc.ControlServicer):
             preemptions_total=load.preemptions_total,
             tokens_pressed_total=load.tokens_pressed_total,
             tokens_elastic=load.tokens_elastic,
-            tokens_per_second=self._totals.tokens_per_second(time.monotonic()),
+            tokens_per_second=self._totals.tokens_per_second(now),
+            blocks_shared=load.blocks_shared,
+            budget_classes=[_budget_class(counts) for counts in load.budget_classes],
+            **{
+                name: _latency(times.quantiles(now)) for name, times in self._metrics.recent.items()
+            },
         )
 
     async def Abort(
@@ -94,6 +100,20 @@ class ControlServicer(sluice_pb2_grpc.ControlServicer):
         for stream in streams:
             self._live.end(stream, Aborted())
         return sluice_pb2.AbortResponse(aborted=len(streams))
+
+
+def _budget_class(counts: BudgetClass) -> sluice_pb2.BudgetClass:
+    return sluice_pb2.BudgetClass(
+        max_tokens=counts.bound,
+        running=counts.running,
+        waiting=counts.waiting,
+        blocks=counts.blocks,
+        tokens_resident=counts.tokens,
+    )
+
+
+def _latency(recent: Quantiles) -> sluice_pb2.Latency:
+    return sluice_pb2.Latency(count=recent.count, p50=recent.p50, p99=recent.p99)
 
 
 def _model_info(model: ModelInfo, has_chat_template: bool) -> sluice_pb2.ModelInfo:

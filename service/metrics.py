@@ -1,4 +1,6 @@
-"""What Prometheus sees. Suffixes are vLLM's where the meaning is the same.
+"""What Prometheus sees, and the recent times that GetLoad shows.
+
+Suffixes are vLLM's where the meaning is the same.
 
 Gauges and counters are read off the engine's newest snapshot when somebody scrapes, so a step
 costs nothing for them. No label has unbounded values. Knows nothing of requests or gRPC.
@@ -14,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from engine.messages import FinishReason, Load, ModelInfo, Step
 from service.histogram import BulkHistogram
+from service.recent import RecentTimes
 from service.totals import LoadTotals
 
 TOKEN_SECONDS = (
@@ -85,14 +88,21 @@ class ServiceMetrics(Collector):
             "Evictions of one engine step, where there were any.",
             TOKEN_SECONDS,
         )
+        self.recent = {  # by field of the contract's Load
+            "first_token": RecentTimes(),
+            "inter_token": RecentTimes(),
+            "request": RecentTimes(),
+        }
         registry.register(self)
 
     # --- from the service
 
     def observe_step(self, step: Step, gaps: dict[float, int]) -> None:
         """Books an engine step; `gaps` counts its tokens by seconds since their predecessors."""
+        now = time.monotonic()
         for gap, tokens in gaps.items():
             self._token_gap.observe(gap, tokens)
+            self.recent["inter_token"].observe(gap, now, tokens)
         if step.tokens:
             self._step.observe(step.seconds)
         if step.eviction_seconds:
@@ -100,9 +110,11 @@ class ServiceMetrics(Collector):
 
     def observe_first_token(self, seconds: float) -> None:
         self._first_token.observe(seconds)
+        self.recent["first_token"].observe(seconds, time.monotonic())
 
     def observe_request(self, seconds: float) -> None:
         self._request.observe(seconds)
+        self.recent["request"].observe(seconds, time.monotonic())
 
     def count_finished(self, reason: FinishReason) -> None:
         """Counts an output that ended in the engine."""

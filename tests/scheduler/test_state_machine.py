@@ -1,6 +1,7 @@
 """Whatever callers do, in whatever order: the books agree with a small model of the promises."""
 
 import random
+from collections import Counter
 from dataclasses import dataclass, field
 
 import pytest
@@ -274,6 +275,28 @@ class Service(RuleBasedStateMachine):
         owed = sum(max(blocks_for(p) - len(s.blocks), 0) for s, p in needed.items())
         held = len({block for s in running for block in s.blocks})
         assert held + owed <= self.bench.runner.total_blocks, "more is promised than there is"
+
+    @invariant()
+    def budget_classes_add_up(self) -> None:
+        scheduler, live = self.bench.scheduler, self.model.live.values()
+        pool = self.bench.runner.total_blocks * BLOCK
+        classes = {counts.bound: counts for counts in scheduler.kv.classes}
+        assert {bound: counts.live for bound, counts in classes.items()} == Counter(
+            0
+            if output.request.budget is None
+            else next(2**i for i in range(64) if 2**i >= min(output.request.budget.cap, pool))
+            for output in live
+        )
+        running = scheduler.running
+        assert sum(counts.running for counts in classes.values()) == len(running)
+        assert sum(counts.waiting for counts in classes.values()) == scheduler.num_waiting
+        assert sum(counts.tokens for counts in classes.values()) == sum(
+            sequence.kv_tokens for sequence in running
+        )
+        pooled = scheduler.kv.pool
+        in_tables = sum(counts.blocks for counts in classes.values())
+        assert in_tables == sum(len(sequence.blocks) for sequence in running)
+        assert in_tables == pooled.held + pooled.shared
 
     def teardown(self) -> None:
         if hasattr(self, "model"):

@@ -100,3 +100,39 @@ def test_metrics_answer_while_the_loop_is_blocked(fast: Harness) -> None:
         assert time.monotonic() - started < 10
 
     fast.run(scenario())
+
+
+def test_load_says_who_runs_by_budget_and_how_long_things_took(slow: Harness) -> None:
+    async def scenario() -> None:
+        budget, pair = pb.KvBudget(max_tokens=100), pb.Sampling(n=2)
+        requests = [
+            ids_request(list(range(50)), 300, kv_budget=budget, sampling=pair),
+            ids_request(list(range(20)), 300),
+        ]
+        streams = [slow.inference.Generate(request) for request in requests]
+        waiting_for = [{0, 1}, {0}]  # outputs without a token
+        for stream, outputs in zip(streams, waiting_for, strict=True):
+            while outputs:
+                event = await stream.read()
+                if event.HasField("tokens"):
+                    outputs.discard(event.tokens.output_index)
+        load = await slow.load()
+        small, free = load.budget_classes
+        assert [(small.max_tokens, small.running), (free.max_tokens, free.running)] == [
+            (128, 2),
+            (0, 1),
+        ]
+        assert small.tokens_resident + free.tokens_resident == load.tokens_resident
+        assert small.blocks + free.blocks == load.blocks_used + load.blocks_shared
+        assert load.blocks_shared == 3  # the prompt's whole blocks, of the second output
+        assert load.first_token.count >= 2
+        assert 0 < load.first_token.p50 <= load.first_token.p99
+        for stream in streams:
+            stream.cancel()
+        await eventually(slow.is_idle)
+        after = await slow.load()
+        assert not after.budget_classes
+        assert after.inter_token.count > 0
+        assert after.request.count >= 2
+
+    slow.run(scenario())

@@ -342,7 +342,7 @@ class GetLoadRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class Load(_message.Message):
-    __slots__ = ("running", "waiting", "blocks_used", "blocks_free", "blocks_cached", "blocks_promised", "tokens_resident", "generation_tokens_total", "tokens_evicted_total", "preemptions_total", "tokens_per_second", "tokens_pressed_total", "tokens_elastic")
+    __slots__ = ("running", "waiting", "blocks_used", "blocks_free", "blocks_cached", "blocks_promised", "tokens_resident", "generation_tokens_total", "tokens_evicted_total", "preemptions_total", "tokens_per_second", "tokens_pressed_total", "tokens_elastic", "blocks_shared", "budget_classes", "first_token", "inter_token", "request")
     class TokensEvictedTotalEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -363,6 +363,11 @@ class Load(_message.Message):
     TOKENS_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
     TOKENS_PRESSED_TOTAL_FIELD_NUMBER: _ClassVar[int]
     TOKENS_ELASTIC_FIELD_NUMBER: _ClassVar[int]
+    BLOCKS_SHARED_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_CLASSES_FIELD_NUMBER: _ClassVar[int]
+    FIRST_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    INTER_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
     running: int
     waiting: int
     blocks_used: int
@@ -376,7 +381,36 @@ class Load(_message.Message):
     tokens_per_second: float
     tokens_pressed_total: int
     tokens_elastic: int
-    def __init__(self, running: _Optional[int] = ..., waiting: _Optional[int] = ..., blocks_used: _Optional[int] = ..., blocks_free: _Optional[int] = ..., blocks_cached: _Optional[int] = ..., blocks_promised: _Optional[int] = ..., tokens_resident: _Optional[int] = ..., generation_tokens_total: _Optional[int] = ..., tokens_evicted_total: _Optional[_Mapping[str, int]] = ..., preemptions_total: _Optional[int] = ..., tokens_per_second: _Optional[float] = ..., tokens_pressed_total: _Optional[int] = ..., tokens_elastic: _Optional[int] = ...) -> None: ...
+    blocks_shared: int
+    budget_classes: _containers.RepeatedCompositeFieldContainer[BudgetClass]
+    first_token: Latency
+    inter_token: Latency
+    request: Latency
+    def __init__(self, running: _Optional[int] = ..., waiting: _Optional[int] = ..., blocks_used: _Optional[int] = ..., blocks_free: _Optional[int] = ..., blocks_cached: _Optional[int] = ..., blocks_promised: _Optional[int] = ..., tokens_resident: _Optional[int] = ..., generation_tokens_total: _Optional[int] = ..., tokens_evicted_total: _Optional[_Mapping[str, int]] = ..., preemptions_total: _Optional[int] = ..., tokens_per_second: _Optional[float] = ..., tokens_pressed_total: _Optional[int] = ..., tokens_elastic: _Optional[int] = ..., blocks_shared: _Optional[int] = ..., budget_classes: _Optional[_Iterable[_Union[BudgetClass, _Mapping]]] = ..., first_token: _Optional[_Union[Latency, _Mapping]] = ..., inter_token: _Optional[_Union[Latency, _Mapping]] = ..., request: _Optional[_Union[Latency, _Mapping]] = ...) -> None: ...
+
+class BudgetClass(_message.Message):
+    __slots__ = ("max_tokens", "running", "waiting", "blocks", "tokens_resident")
+    MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_RESIDENT_FIELD_NUMBER: _ClassVar[int]
+    max_tokens: int
+    running: int
+    waiting: int
+    blocks: int
+    tokens_resident: int
+    def __init__(self, max_tokens: _Optional[int] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., blocks: _Optional[int] = ..., tokens_resident: _Optional[int] = ...) -> None: ...
+
+class Latency(_message.Message):
+    __slots__ = ("count", "p50", "p99")
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    P50_FIELD_NUMBER: _ClassVar[int]
+    P99_FIELD_NUMBER: _ClassVar[int]
+    count: int
+    p50: float
+    p99: float
+    def __init__(self, count: _Optional[int] = ..., p50: _Optional[float] = ..., p99: _Optional[float] = ...) -> None: ...
 
 class AbortRequest(_message.Message):
     __slots__ = ("request_id", "all")
