@@ -12,6 +12,7 @@ COMMANDS = {  # name -> module and function
     "sweep": ("cli.sweep", "sweep"),
     "score": ("cli.score", "score"),
     "policies": ("cli.policies", "policies"),
+    "top": ("cli.top", "top"),
     "demo": ("cli.demo", "demo"),
     "calibrate": ("cli.calibrate", "calibrate"),
     "version": ("cli.main", "version"),

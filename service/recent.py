@@ -12,6 +12,7 @@ WINDOW_SECONDS = 60.0
 SLOT_SECONDS = 5.0
 RATIO = 1.1  # a quantile is the middle of its bucket, so it is off by 5 % at most
 LEAST_SECONDS, MOST_SECONDS = 1e-5, 1e5  # what is beyond counts as these
+_PER_LOG = 1 / math.log(RATIO)  # buckets
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class RecentTimes:
 
 def _bucket(seconds: float) -> int:
     within = min(max(seconds, LEAST_SECONDS), MOST_SECONDS)
-    return math.floor(math.log(within) / math.log(RATIO))
+    return math.floor(math.log(within) * _PER_LOG)
 
 
 def _at(counts: Counter[int], rank: float) -> float:

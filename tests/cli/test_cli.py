@@ -43,7 +43,9 @@ def test_help_lists_every_command() -> None:
     assert all(name in out for name in COMMANDS)
 
 
-@pytest.mark.parametrize("name", ["generate", "sweep", "policies", "demo", "calibrate", "version"])
+@pytest.mark.parametrize(
+    "name", ["generate", "sweep", "policies", "top", "demo", "calibrate", "version"]
+)
 def test_commands_do_not_load_what_they_do_not_need(name: str) -> None:
     script = (
         "import sys\nfrom typer.testing import CliRunner\nfrom cli.main import app\n"

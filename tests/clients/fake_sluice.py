@@ -79,6 +79,7 @@ class FakeSluice(sluice_pb2_grpc.InferenceServicer, sluice_pb2_grpc.ControlServi
     failures: list[Failure] = field(default_factory=list)  # one per Generate call, from the front
     fail: Callable[[pb.GenerateRequest], Failure | None] = lambda request: None
     truncated: bool = False  # every answer ends for its length
+    loads: list[pb.Load] = field(default_factory=list)  # one per GetLoad call; the last stays
     hold: threading.Event | None = None  # answers wait for it after Accepted
     requests: list[pb.GenerateRequest] = field(default_factory=list)
     aborted: list[pb.AbortRequest] = field(default_factory=list)
@@ -118,7 +119,9 @@ class FakeSluice(sluice_pb2_grpc.InferenceServicer, sluice_pb2_grpc.ControlServi
         return self.info
 
     def GetLoad(self, request: object, context: object) -> pb.Load:
-        return pb.Load(running=self.running)
+        if len(self.loads) > 1:
+            return self.loads.pop(0)
+        return self.loads[0] if self.loads else pb.Load(running=self.running)
 
     def Abort(self, request: pb.AbortRequest, context: object) -> pb.AbortResponse:
         self.aborted.append(request)
@@ -177,8 +180,8 @@ class FakeSluice(sluice_pb2_grpc.InferenceServicer, sluice_pb2_grpc.ControlServi
 
 
 @contextmanager
-def serving(fake: FakeSluice, *, healthy: bool = True) -> Iterator[str]:
-    """Serves `fake` on a free port; yields "host:port"."""
+def serving(fake: FakeSluice, *, healthy: bool = True, port: int = 0) -> Iterator[str]:
+    """Serves `fake` on a port, 0 for any free one; yields "host:port"."""
     server = grpc.server(ThreadPoolExecutor(32))
     sluice_pb2_grpc.add_InferenceServicer_to_server(fake, server)
     sluice_pb2_grpc.add_ControlServicer_to_server(fake, server)
@@ -186,7 +189,7 @@ def serving(fake: FakeSluice, *, healthy: bool = True) -> Iterator[str]:
     servicer = health.HealthServicer()
     servicer.set("", status.SERVING if healthy else status.NOT_SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()
     try:
         yield f"127.0.0.1:{port}"

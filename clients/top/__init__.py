@@ -1,0 +1,1 @@
+"""A live view of servers: what they say (watch), drawn (frame), again and again (live)."""
