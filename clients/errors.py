@@ -15,7 +15,8 @@ SluiceError
 ├── NotServing                the server did not become healthy in time
 ├── LocalServerError          a server process we started ended, or never came up
 ├── DataError                 a file (data set, rows, run) cannot be used: says where and why
-└── SweepError                a sweep cannot start or go on
+├── SweepError                a sweep cannot start or go on
+└── HarnessError              lm-evaluation-harness asks for what cannot be had, or got no answer
 """
 
 from collections.abc import Iterable
@@ -114,6 +115,10 @@ class DataError(SluiceError):
 
 class SweepError(SluiceError):
     """A sweep cannot start, or there is no point in going on."""
+
+
+class HarnessError(SluiceError):
+    """A run of lm-evaluation-harness asks for what this service does not do, or lacks an answer."""
 
 
 BY_CODE: dict[grpc.StatusCode, type[CallError]] = {
