@@ -74,7 +74,7 @@ def _speed(watch: Watch, width: int, interval: float, ascii_only: bool) -> Text:
     shown = list(watch.speeds)[-room:]
     spark = words.sparkline(shown, ascii_only)
     most = max((speed for speed in shown if speed is not None), default=None)
-    span = words.seconds(room * interval).replace(" ms", "m")
+    span = words.seconds(room * interval)
     now = words.EMPTY if watch.rates is None else words.number(watch.rates.tokens)
     peak = "" if most is None else f" most {words.number(most)} in {span}"
     return Text.assemble(
