@@ -1,6 +1,8 @@
 """`sluice sweep`: the same problems under many KV budgets, and a report of it."""
 
 import asyncio
+from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +13,7 @@ from rich.console import Console
 from cli.failures import USAGE, fail, one_line_errors
 from cli.options import DEFAULT_SERVER, MaxTokens, Timeout, TopK, TopP, option
 from cli.terminal import wide_console
+from clients.records import Record
 from clients.report.files import PAGE, write_report
 from clients.report.table import show
 from clients.sweep.plan import Plan, Settings, parse_budgets
@@ -92,12 +95,19 @@ def sweep(  # noqa: PLR0913 - the signature is the command line
         out = Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
         typer.echo(f"run: {out}", err=True)
     with one_line_errors(interrupted=f"stopped; the same command with --out {out} goes on"):
-        asyncio.run(run_sweep(server or [DEFAULT_SERVER], plan, out, Console(stderr=True)))
+        rows = asyncio.run(run_sweep(server or [DEFAULT_SERVER], plan, out, Console(stderr=True)))
         summaries = write_report(out)
     show(summaries, wide_console())
     typer.echo(f"report: {out / PAGE}", err=True)
-    if failed := sum(summary.errors for summary in summaries):
-        fail(f"{failed} requests failed; their rows say why, and the same command retries them")
+    _complain(rows)
+
+
+def _complain(rows: Sequence[Record]) -> None:
+    """Ends with 1 where requests failed."""
+    reasons = Counter(row.error for row in rows if row.error is not None)
+    if reasons:
+        [(most, _)] = reasons.most_common(1)
+        fail(f"{reasons.total()} requests failed, which the same command asks again; mostly {most}")
 
 
 def _names(text: str | None) -> list[str]:

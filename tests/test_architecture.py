@@ -31,7 +31,7 @@ ONLY_IN = {  # library -> the packages, or single files, that may import it
     "matplotlib": {"clients"},
     "math_verify": {"clients/scoring/worker.py"},
     "datasets": {"clients/workloads/hub.py"},
-    "lm_eval": {"clients/harness"},
+    "lm_eval": {"clients"},
 }
 STANDARD_LIBRARY_ONLY = {"scheduler"}
 FILE_LINES, FUNCTION_LINES, TRITON_LINES = 300, 50, 120
