@@ -55,7 +55,7 @@ async def sweep(
             await stack.enter_async_context(AsyncClient(server, retry=_Patient()))
             for server in servers
         ]
-        models = await _by_model(clients)
+        models = await _by_model(clients, console)
         run = stack.enter_context(Run(out, plan.settings))
         parts = [_Part(found, info, plan, run) for found, info in models]
         for part in parts:
@@ -192,12 +192,16 @@ class _Part:
 
 
 async def _by_model(
-    clients: Sequence[AsyncClient],
+    clients: Sequence[AsyncClient], console: Console
 ) -> list[tuple[list[AsyncClient], pb.ModelInfo]]:
-    """The clients of each model, and what the first says of it."""
+    """The clients of each model, and what the first says of it. Waits for servers that start."""
     found: dict[str, tuple[list[AsyncClient], pb.ModelInfo]] = {}
     for client in clients:
-        await client.wait_until_serving(READY_SECONDS)
+        try:
+            await client.wait_until_serving(1.0)
+        except NotServing as error:
+            console.print(f"{error}; waiting {READY_SECONDS:.0f} s more", markup=False)
+            await client.wait_until_serving(READY_SECONDS)
         info = await client.model_info()
         found.setdefault(info.name, ([], info))[0].append(client)
     return list(found.values())
