@@ -11,6 +11,7 @@ COMMANDS = {  # name -> module and function
     "generate": ("cli.generate", "generate"),
     "sweep": ("cli.sweep", "sweep"),
     "score": ("cli.score", "score"),
+    "report": ("cli.report", "report"),
     "policies": ("cli.policies", "policies"),
     "top": ("cli.top", "top"),
     "demo": ("cli.demo", "demo"),

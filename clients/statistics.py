@@ -1,12 +1,14 @@
 """The formulas behind every number a report shows. Pure functions over rows.
 
-Failed requests (status "error") are no answers: they count in `errors` and nowhere else. Every
-other row counts in Pass@1, also where it was truncated or gave no answer.
+Failed requests (status "error") are no answers: they count in `errors` and nowhere else. Answers
+whose scoring took too long (status "timeout") were delivered, so they count in speeds and lengths,
+but there is no verdict on them: they are in no score, neither right nor wrong, and shown as
+`unscored`. Every other row counts in the scores, also where it was truncated or gave no answer.
 """
 
 import math
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -25,24 +27,81 @@ class Difference:
     high: float
     problems: int  # those present in both cells
 
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval does; one problem has no interval."""
+        return self.problems > 1 and not self.low <= 0 <= self.high
+
 
 def answered(rows: Sequence[Record]) -> list[Record]:
     """The rows of requests that did not fail."""
     return [row for row in rows if not row.failed]
 
 
+def scored(rows: Sequence[Record]) -> list[Record]:
+    """The answers on which there is a verdict."""
+    return [row for row in answered(rows) if row.status != "timeout"]
+
+
+def by_problem(rows: Sequence[Record]) -> dict[str, list[Record]]:
+    """The scored answers of one task, by problem id, in order of first appearance."""
+    groups: dict[str, list[Record]] = defaultdict(list)
+    for row in scored(rows):
+        groups[row.problem].append(row)
+    return dict(groups)
+
+
 def problem_means(rows: Sequence[Record]) -> dict[str, float]:
-    """c/n of every problem, by id: right answers over answers."""
-    marks: dict[str, list[bool]] = defaultdict(list)
-    for row in answered(rows):
-        marks[row.problem].append(row.correct)
-    return {problem: sum(right) / len(right) for problem, right in marks.items()}
+    """c/n of every problem, by id: right answers over scored answers."""
+    return {
+        problem: sum(row.correct for row in own) / len(own)
+        for problem, own in by_problem(rows).items()
+    }
 
 
 def pass_at_1(rows: Sequence[Record]) -> float | None:
-    """Mean over problems of c/n; None without answers."""
+    """Mean over problems of c/n; None without scored answers."""
     means = problem_means(rows)
     return statistics.fmean(means.values()) if means else None
+
+
+def pass_at_k(rows: Sequence[Record], k: int) -> float | None:
+    """Chance that one of `k` answers to a problem is right, mean over problems.
+
+    The unbiased estimator 1 - C(n-c, k) / C(n, k) of Codex (arXiv 2107.03374, section 2.1). None
+    where a problem has fewer than `k` scored answers, as a mean over the others is another
+    benchmark's.
+    """
+    problems = by_problem(rows).values()
+    if not problems or min(len(own) for own in problems) < k:
+        return None
+    return statistics.fmean(
+        1 - math.comb(sum(not row.correct for row in own), k) / math.comb(len(own), k)
+        for own in problems
+    )
+
+
+def majority(rows: Sequence[Record]) -> float | None:
+    """Share of problems whose most frequent answer is right: majority@k.
+
+    k is the number of scored answers to the problem: all of them are asked, though those without
+    an extracted answer do not vote. All right answers are one group however they are written, as
+    the scoring held them equal; wrong ones are grouped by their text without whitespace, which may
+    split what is equal and so favours the right group. A tie counts as the share of the tied groups
+    that are right; no vote at all is wrong. None without scored answers.
+    """
+    problems = by_problem(rows).values()
+    return statistics.fmean(_vote(own) for own in problems) if problems else None
+
+
+def _vote(rows: Sequence[Record]) -> float:
+    votes = Counter(
+        None if row.correct else "".join(row.extracted.split())
+        for row in rows
+        if row.extracted is not None
+    )
+    top = [group for group, count in votes.items() if count == max(votes.values())]
+    return (None in top) / len(top) if top else 0.0
 
 
 def standard_error(rows: Sequence[Record]) -> float | None:
@@ -101,16 +160,36 @@ def paired_difference(
 ) -> Difference | None:
     """Pass@1 of `rows` minus that of `baseline`, paired by problem; None without common problems.
 
-    The interval is the percentile bootstrap over problems, the same for the same rows and seed.
+    Rows of several tasks give the mean over the tasks that both have, each task weighing the same.
+    The interval is the percentile bootstrap over problems, drawn within each task; it is the same
+    for the same rows and seed.
     """
-    left, right = problem_means(rows), problem_means(baseline)
-    differences = [left[problem] - right[problem] for problem in left if problem in right]
-    if not differences:
+    left, right = _by_task(rows), _by_task(baseline)
+    tasks = [
+        differences for task in left if (differences := _paired(left[task], right.get(task, [])))
+    ]
+    if not tasks:
         return None
     import numpy as np  # here, because most users of this module resample nothing
 
-    sample = np.array(differences)
-    drawn = np.random.default_rng(seed).integers(len(sample), size=(RESAMPLES, len(sample)))
+    generator = np.random.default_rng(seed)
+    means = np.zeros(RESAMPLES)
+    for differences in tasks:
+        drawn = generator.integers(len(differences), size=(RESAMPLES, len(differences)))
+        means += np.array(differences)[drawn].mean(axis=1) / len(tasks)
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(sample[drawn].mean(axis=1), [tail, 1 - tail])
-    return Difference(statistics.fmean(differences), float(low), float(high), len(differences))
+    low, high = np.quantile(means, [tail, 1 - tail])
+    mean = statistics.fmean(statistics.fmean(differences) for differences in tasks)
+    return Difference(mean, float(low), float(high), sum(map(len, tasks)))
+
+
+def _by_task(rows: Sequence[Record]) -> dict[str, list[Record]]:
+    groups: dict[str, list[Record]] = defaultdict(list)
+    for row in rows:
+        groups[row.task].append(row)
+    return dict(groups)
+
+
+def _paired(rows: Sequence[Record], baseline: Sequence[Record]) -> list[float]:
+    left, right = problem_means(rows), problem_means(baseline)
+    return [left[problem] - right[problem] for problem in left if problem in right]

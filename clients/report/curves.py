@@ -2,97 +2,94 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from clients.records import Record
 from clients.report.comparison import Comparison
-from clients.report.figure import STYLE, Picture, save
-from clients.report.numbers import Summary, models_of, tasks_of
-from clients.report.panel import GREY, INK
-from clients.report.words import SYNTHETIC
+from clients.report.numbers import Summary, models_of, policies_of, tasks_of
+from clients.report.sheet import Grid, Picture, Sheet, paint
+from clients.report.style import GREY, INK, line_style, tidy
+from clients.report.words import synthetic
 
 if TYPE_CHECKING:  # matplotlib takes a second to import, and most commands draw nothing
     from matplotlib.axes import Axes
 
-PANEL, LEGEND, HEIGHT = 5.0, 2.1, 5.4  # inches
-CAPTION_LETTERS = 175
-# Okabe-Ito colours by three kinds of line, so that lines differ in grey as well: by mark and dash.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-DASHES = ("-", "--", ":")
-MARKS = "osD^vPX*<>hp8d"
+PANEL = (5.0, 3.9)  # inches
+Styles = dict[str, dict[str, Any]]  # by policy
+ACROSS = "KV budget (tokens per sequence, prompt included)"
 
 
 def render(summaries: Sequence[Summary], caption: str) -> Picture:
-    """Draws all models of the summaries side by side. The same input gives the same bytes."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    models = models_of(summaries)
-    with mpl.rc_context(STYLE):
-        width = PANEL * len(models) + LEGEND
-        figure = Figure(figsize=(width, HEIGHT), facecolor="white")
-        lines = textwrap.wrap(caption, int(CAPTION_LETTERS * width / (2 * PANEL + LEGEND)))
-        bottom = 0.13 + 0.03 * len(lines)
-        grid = figure.add_gridspec(
-            1, len(models), left=0.06, right=1 - LEGEND / width, top=0.92, bottom=bottom, wspace=0.1
-        )
-        styles: dict[str, dict[str, Any]] = {}
-        for index, model in enumerate(models):
-            axes = figure.add_subplot(grid[0, index])
-            found = Comparison([summary for summary in summaries if summary.model == model])
-            _panel(axes, found, styles)
-            axes.set_title(model, fontsize=10.5, fontweight="bold")
-            axes.tick_params(length=0, labelleft=index == 0)
-        figure.axes[0].set_ylabel(f"Pass@1 (%), mean of {', '.join(tasks_of(summaries))}")
-        handles = {line.get_label(): line for axes in figure.axes for line in axes.get_lines()}
-        shown = [handle for label, handle in handles.items() if not str(label).startswith("_")]
-        figure.legend(handles=shown, loc="center right", frameon=False, fontsize=8.5)
-        for index, line in enumerate(lines):
-            figure.text(0.06, bottom - 0.115 - 0.03 * index, line, fontsize=7.5, color="#555555")
-        svg = save(figure, "svg")
-        return Picture(png=save(figure, "png"), svg=svg[svg.index(b"<svg") :])
+    """All models of the summaries side by side."""
+    return paint(lambda: draw(summaries, caption))
 
 
-def caption(rows: Sequence[Record]) -> str:
+def draw(summaries: Sequence[Summary], caption: str) -> Sheet:
+    """The figure, not yet rendered."""
+    models = [
+        Comparison([summary for summary in summaries if summary.model == model])
+        for model in models_of(summaries)
+    ]
+    columns = min(2, len(models))
+    grid = Grid(columns, -(-len(models) // columns), panel=PANEL, least=9.0)
+    styles = {policy: line_style(i) for i, policy in enumerate(policies_of(summaries))}
+    handles = _handles(models, styles)
+    sheet = Sheet(grid, "Policies under the same budget", handles, caption, ACROSS)
+    for index, found in enumerate(models):
+        axes = sheet.axes(index)
+        _panel(axes, found, styles)
+        axes.set_title(found.model, fontsize=10.5, fontweight="bold")
+        axes.tick_params(labelleft=index % columns == 0)
+    tasks = tasks_of(summaries)
+    sheet.label_left(f"Pass@1 (%), mean of {len(tasks)} tasks" if len(tasks) > 1 else "Pass@1 (%)")
+    return sheet
+
+
+def caption(rows: Sequence[Record], decoding: str = "greedy decoding") -> str:
     """What is drawn, n, the error bars, and what not to conclude."""
-    tasks = {row.task for row in rows}
+    tasks = list(dict.fromkeys(row.task for row in rows))
     problems = len({(row.task, row.problem) for row in rows})
-    return (
-        f"Greedy answers to {problems} problems of {len(tasks)} families; error bars: one "
+    sentence = (
+        f"Answers to {problems} problems of {', '.join(tasks)}, {decoding}; error bars: one "
         "standard error, clustered by problem. Policies in the order of their mean on the left. "
         "The prompt is pinned; newest tokens and reclaim are the defaults of each policy and "
-        f"budget. Grey: problems whose answer never reaches the budget. {SYNTHETIC}"
+        f"budget. Grey: problems whose answer never reaches the budget."
     )
+    return " ".join([sentence, *synthetic(tasks)])
 
 
-def _panel(axes: Axes, found: Comparison, styles: dict[str, dict[str, Any]]) -> None:
+def _panel(axes: Axes, found: Comparison, styles: Styles) -> None:
     places = range(len(found.budgets))
+    tidy(axes)
     for policy in found.policies:
-        if policy not in styles:
-            number = len(styles)
-            styles[policy] = {
-                "color": COLOURS[number % len(COLOURS)],
-                "linestyle": DASHES[number // len(COLOURS) % len(DASHES)],
-                "marker": MARKS[number % len(MARKS)],
-            }
+        style = styles[policy]
         points = [
             (place, 100 * line.pass_at_1, 100 * (line.stderr or 0.0))
             for place, budget in zip(places, found.budgets, strict=True)
             if (line := found.line(policy, budget)) is not None and line.pass_at_1 is not None
         ]
-        x, y, error = zip(*points, strict=True)
-        axes.plot(x, y, linewidth=1.5, markersize=4.5, label=policy, zorder=3, **styles[policy])
-        axes.errorbar(
-            x, y, error, fmt="none", ecolor=styles[policy]["color"], elinewidth=0.8, label="_"
-        )
+        if points:
+            x, y, error = zip(*points, strict=True)
+            axes.plot(x, y, linewidth=1.5, markersize=4.5, label=policy, zorder=3, **style)
+            axes.errorbar(x, y, error, fmt="none", ecolor=style["color"], elinewidth=0.8)
     if found.whole is not None and found.whole.pass_at_1 is not None:
-        axes.axhline(100 * found.whole.pass_at_1, color=INK, linewidth=1, label="whole cache")
+        axes.axhline(100 * found.whole.pass_at_1, color=INK, linewidth=1)
     floors = [100 * found.floor(budget) for budget in found.budgets]
     axes.fill_between(places, floors, color=GREY, alpha=0.35, linewidth=0, zorder=1)
     axes.set_xticks(places, [str(budget) for budget in found.budgets])
-    axes.set_xlabel("KV budget (tokens per sequence, prompt included)")
     axes.set_ylim(0, 102)
-    axes.grid(axis="y", color="#E4E4E4", linewidth=0.7)
-    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _handles(models: Sequence[Comparison], styles: Styles) -> list[Any]:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    ordered = dict.fromkeys(policy for found in models for policy in found.policies)
+    handles: list[Any] = [
+        Line2D([], [], label=policy, linewidth=1.5, markersize=4.5, **styles[policy])
+        for policy in ordered
+    ]
+    if any(found.whole is not None for found in models):
+        handles.append(Line2D([], [], label="whole cache", color=INK, linewidth=1))
+    return [*handles, Patch(label="never reach the budget", color=GREY, alpha=0.35)]

@@ -1,98 +1,152 @@
 """The report as one HTML file that needs nothing else: no network, no files beside it."""
 
-import base64
-import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from clients.report import table, words
-from clients.report.figure import Picture
-from clients.report.numbers import Summary, models_of
-from clients.sweep.run import Manifest
+from clients.report import comparison, table, words
+from clients.report.differences import Compared, Kind
+from clients.report.findings import Findings
+from clients.report.gallery import Plate
+from clients.report.intervals import against_reference
+from clients.report.markup import STYLE, facts, heading, notes, paragraph, plate, text
+from clients.report.markup import table as grid
+from clients.report.numbers import Summary, policies_of
 
-STYLE = """
-body { font: 15px/1.55 system-ui, sans-serif; color: #222; max-width: 68rem; margin: 2rem auto;
-       padding: 0 1rem; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
-img { width: 100%; height: auto; }
-table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
-.scroll { overflow-x: auto; }
-th, td { padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: right;
-         white-space: nowrap; }
-th { border-bottom: 2px solid #888; }
-th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left; }
-.facts th, .facts td { text-align: left; white-space: normal; vertical-align: top; }
-.notes { background: #fff8e6; border-left: 4px solid #D55E00; padding: .3rem 1rem; }
-"""
+PAIRED = (
+    "Paired by problem, in points of a hundred, with the 95 % bootstrap interval over problems; a "
+    "star where it excludes 0, which one in twenty does by chance."
+)
 
 
-def render(
-    summaries: Sequence[Summary], manifest: Manifest, pictures: Mapping[str, Picture]
-) -> str:
-    """The page of one run; `pictures` by model."""
+def render(findings: Findings, shared: Sequence[Plate], own: Mapping[str, Sequence[Plate]]) -> str:
+    """The page; `shared` are the mean and the policies, `own` the figures of each model."""
+    mean, policies = shared
+    cells = findings.answered
+    title = ", ".join(dict.fromkeys(source.manifest.run for source in findings.sources))
     parts = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>Sluice: {_text(manifest.run)}</title><style>{STYLE}</style></head><body>",
-        "<h1>Accuracy and throughput against the KV budget</h1>",
-        "<p>Every request chose its own KV budget: the most tokens its sequence may hold in the "
-        "cache. All numbers were measured through the gRPC service.</p>",
-        *_notes(summaries),
-        *(part for model in models_of(summaries) for part in _model(model, summaries, pictures)),
-        "<h2>How it was measured</h2>",
-        _facts(words.method(summaries, manifest)),
-        *_protection(summaries),
-        "<h2>Reading it</h2>",
-        "<p>Differences between budgets are best judged by the paired interval in cells.csv and "
-        "cells.json (difference, difference_low, difference_high: against the whole cache, "
-        "bootstrap over problems), not by comparing error bars. rows.jsonl holds every answer.</p>",
+        f"<title>Sluice: {text(title)}</title><style>{STYLE}</style></head><body>",
+        heading(1, "Accuracy and throughput against the KV budget"),
+        paragraph(
+            "Every request chose its own KV budget: the most tokens its sequence may hold in the "
+            "cache. All numbers were measured through the gRPC service."
+        ),
+        *notes([*words.notes(cells), *words.disagreements(findings.sources)]),
+        heading(2, "Mean over the tasks"),
+        plate(mean),
+        *(part for model in findings.models for part in _model(findings, model, own[model])),
+        heading(2, "Policies"),
+        plate(policies),
+        *_policies(findings),
+        heading(2, "How it was measured"),
+        *(facts(words.method(source)) for source in findings.sources),
+        *_protection(cells),
+        heading(2, "Reading it"),
+        paragraph(
+            "Judge a difference between budgets by its paired interval (differences.csv has all of "
+            "them), not by comparing error bars. cells.csv and cells.json hold every number drawn, "
+            "lm_eval/ the results in the format of lm-evaluation-harness, and rows.jsonl of each "
+            "run every answer."
+        ),
         "</body></html>",
     ]
     return "\n".join(parts) + "\n"
 
 
-def _notes(summaries: Sequence[Summary]) -> list[str]:
-    paragraphs = "".join(f"<p>{_text(note)}</p>" for note in words.notes(summaries))
-    return [f'<div class="notes">{paragraphs}</div>'] if paragraphs else []
-
-
-def _model(model: str, summaries: Sequence[Summary], pictures: Mapping[str, Picture]) -> list[str]:
-    headings, body = table.cells_of([s for s in summaries if s.model == model])
-    data = base64.b64encode(pictures[model].svg).decode("ascii")
-    alt = f"{model}: Pass@1 as bars and tokens per second as a line against the KV budget"
+def _model(findings: Findings, model: str, plates: Sequence[Plate]) -> list[str]:
+    cells, compared = findings.of(model), findings.compared_of(model)
+    tasks, frontier, differences, lengths = plates
     return [
-        f"<h2>{_text(model)}</h2>",
-        f'<img alt="{_text(alt)}" src="data:image/svg+xml;base64,{data}">',
-        "<p>Pass@1 in per cent ± standard error clustered by problem; tok/s: delivered tokens per "
-        "wall-clock second; after it totals over the tasks, evicted in KV tokens.</p>",
-        _table(headings, body),
+        heading(2, model),
+        plate(tasks),
+        paragraph(
+            "Pass@1 in per cent ± standard error clustered by problem; in brackets how many "
+            "answers were truncated / without an answer / unscored. tok/s: delivered tokens per "
+            "wall-clock second; after it totals over the tasks, evicted in KV tokens."
+        ),
+        grid(*table.cells_of(cells, table.counted_score)),
+        *_samples(cells),
+        heading(3, "Accuracy against throughput"),
+        plate(frontier),
+        heading(3, "Differences of Pass@1"),
+        plate(differences),
+        *_differences(compared),
+        heading(3, "Length and truncation"),
+        plate(lengths),
+        paragraph("Tokens of an answer: median / nine of ten are at most this long."),
+        grid(*table.lengths_of(cells)),
     ]
 
 
-def _protection(summaries: Sequence[Summary]) -> list[str]:
-    found = words.protection(summaries)
+def _samples(cells: Sequence[Summary]) -> list[str]:
+    headings, body = table.samples_of(cells)
+    if not body:
+        return []
+    counts = sorted({cell.samples for cell in cells})
+    most = str(counts[0]) if len(counts) == 1 else f"up to {counts[-1]}"
+    return [
+        heading(3, "Several answers to each problem"),
+        paragraph(
+            "Mean over the tasks in per cent. pass@k: one of k answers is right (unbiased "
+            f"estimate). majority: the most frequent of all {most} answers is right; answers "
+            "without a result do not vote, and a tie counts for its share."
+        ),
+        grid(headings, body),
+    ]
+
+
+def _differences(compared: Sequence[Compared]) -> list[str]:
+    reference = against_reference(compared)
+    parts = []
+    if reference:
+        parts += [
+            paragraph(f"Each budget minus the {reference[0].kind}. {PAIRED}"),
+            grid(*table.differences_of(reference)),
+        ]
+    if neighbours := _of_kind(compared, "next budget"):
+        parts += [
+            paragraph("Each budget minus the next larger one."),
+            grid(*table.differences_of(neighbours)),
+        ]
+    return parts
+
+
+def _policies(findings: Findings) -> list[str]:
+    parts = []
+    for model in findings.models:
+        cells = findings.of(model)
+        if len(policies_of(cells)) < 2:
+            continue
+        headings, body = comparison.cells_of(cells, findings.rows_of(model), findings.baseline)
+        parts += [
+            heading(3, model),
+            paragraph(
+                "Pass@1 in per cent, mean over the tasks, ± standard error clustered by problem; "
+                f"a star where the paired interval of the difference from {findings.baseline} "
+                "excludes 0."
+            ),
+            grid(headings, body),
+        ]
+        if others := _of_kind(findings.compared_of(model), "baseline policy"):
+            parts += [paragraph(PAIRED), grid(*table.differences_of(others))]
+    return parts
+
+
+def _of_kind(compared: Sequence[Compared], kind: Kind) -> list[Compared]:
+    return [c for c in compared if c.kind == kind]
+
+
+def _protection(cells: Sequence[Summary]) -> list[str]:
+    found = words.protection(cells)
     if not found:
         return []
     headings = ["policy", "budget", "oldest tokens pinned (mean)", "newest tokens", "per round"]
     return [
-        "<h2>What is never evicted</h2>",
-        "<p>Tokens that each policy must keep, and how many one eviction round frees. The pinned "
-        "ones are the prompt.</p>",
-        _table(headings, [[str(cell) for cell in line] for line in found]),
+        heading(2, "What is never evicted"),
+        paragraph(
+            "Tokens that each policy must keep, and how many one eviction round frees. The pinned "
+            "ones are the prompt."
+        ),
+        grid(headings, [[str(cell) for cell in line] for line in found]),
     ]
-
-
-def _table(headings: Iterable[str], body: Iterable[Iterable[str]]) -> str:
-    head = "".join(f"<th>{_text(heading)}</th>" for heading in headings)
-    lines = ("".join(f"<td>{_text(cell)}</td>" for cell in line) for line in body)
-    rows = "".join(f"<tr>{line}</tr>" for line in lines)
-    return f'<div class="scroll"><table><tr>{head}</tr>{rows}</table></div>'
-
-
-def _facts(facts: Iterable[tuple[str, str]]) -> str:
-    rows = "".join(f"<tr><th>{_text(what)}</th><td>{_text(how)}</td></tr>" for what, how in facts)
-    return f'<table class="facts">{rows}</table>'
-
-
-def _text(text: str) -> str:
-    return html.escape(text, quote=True)

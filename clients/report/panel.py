@@ -1,4 +1,4 @@
-"""One panel of the figure: Pass@1 as bars, throughput as a line, for one task of one model."""
+"""One panel of the figure: Pass@1 as bars, throughput as a line, for one task or their mean."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from clients.report.numbers import Summary
+from clients.report.numbers import Line, Summary
+from clients.report.style import GREY, INK, ORANGE, bar_style, halo, tidy
 
 if TYPE_CHECKING:  # matplotlib takes a second to import, and most commands draw nothing
     from matplotlib.axes import Axes
 
-# Okabe-Ito colours: told apart by the colour-blind, and here of different lightness in grey.
-BLUE, ORANGE, GREY, INK = "#0072B2", "#D55E00", "#8C8C8C", "#222222"
-HATCHES = ("////", "....", "xxxx", "")
+Bar = Summary | Line  # one bar: of a task, or the mean of the tasks
 HEADROOM = 1.18  # of both axes, for the values above the bars
 WIDE, NARROW = 0.62, 0.48  # of the first policy alone, and beside others
+TALL, BROAD, THICK = 6.5, 0.24, 1.2  # of a value and the line: points of Pass@1, half a category
+MANY = 100  # answers, from which on values have a decimal
 
 
 @dataclass(frozen=True)
@@ -26,15 +27,15 @@ class Frame:
     policies: tuple[str, ...]  # the first one wide and filled, the others thin and outlined
     top_speed: float  # tokens per second at the height of 100 %
 
-    def place(self, summary: Summary) -> int:
+    def place(self, summary: Bar) -> int:
         """The category of a summary, on the x axis."""
         return self.budgets.index(summary.budget)
 
-    def is_main(self, summary: Summary) -> bool:
+    def is_main(self, summary: Bar) -> bool:
         """Whether it is drawn filled, with its value and its speed."""
         return summary.policy is None or summary.policy == self.policies[0]
 
-    def bar(self, summary: Summary) -> tuple[float, float]:
+    def bar(self, summary: Bar) -> tuple[float, float]:
         """Middle and width of its bar."""
         others = self.policies[1:]
         place = self.place(summary)
@@ -45,25 +46,15 @@ class Frame:
         thin = 0.3 / len(others)
         return place + 0.1 + thin * (others.index(summary.policy) + 0.5), thin * 0.92
 
-    def style(self, summary: Summary) -> dict[str, Any]:
+    def style(self, summary: Bar) -> dict[str, Any]:
         """Fill and outline of its bar."""
         if summary.policy is None:
             return {"color": GREY, "linewidth": 0}
-        return policy_style(self.policies.index(summary.policy))
+        return bar_style(self.policies.index(summary.policy))
 
 
-def policy_style(index: int) -> dict[str, Any]:
-    """Fill and outline of the policy that comes `index`-th."""
-    if index == 0:
-        return {"color": BLUE, "linewidth": 0}
-    hatch = HATCHES[(index - 1) % len(HATCHES)]
-    return {"facecolor": "white", "edgecolor": BLUE, "linewidth": 1.0, "hatch": hatch}
-
-
-def draw_panel(
-    axes: Axes, panel: Sequence[Summary], frame: Frame, *, left: bool, right: bool
-) -> None:
-    """Draws the summaries of one task; `left` and `right` say which axes carry numbers."""
+def draw_panel(axes: Axes, panel: Sequence[Bar], frame: Frame, *, left: bool, right: bool) -> None:
+    """Draws the bars of one task or model; `left` and `right` say which axes carry numbers."""
     for summary in panel:
         _bar(axes, summary, frame)
     names = ["full" if budget is None else str(budget) for budget in frame.budgets]
@@ -71,18 +62,20 @@ def draw_panel(
     axes.set_xlim(-0.6, len(names) - 0.4)
     axes.set_ylim(0, 100 * HEADROOM)
     axes.set_yticks(range(0, 101, 20))
-    axes.tick_params(length=0, labelleft=left)
-    axes.grid(axis="y", color="#E4E4E4", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    main = [summary for summary in panel if frame.is_main(summary)]
+    tidy(axes)
+    axes.tick_params(labelleft=left)
+    for summary in panel:
+        if summary.budget is None and summary.pass_at_1 is not None:
+            height = 100 * summary.pass_at_1
+            axes.axhline(height, color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    main = sorted((s for s in panel if frame.is_main(s)), key=frame.place)
     front = _speed(axes, main, frame, show=right)
     for summary in main:
         _floor(axes, front, summary, frame)
-        _value(axes, front, summary, frame)
+        _value(axes, front, summary, frame, _heights(main, frame))
 
 
-def _bar(axes: Axes, summary: Summary, frame: Frame) -> None:
+def _bar(axes: Axes, summary: Bar, frame: Frame) -> None:
     if summary.pass_at_1 is None:
         return
     x, width = frame.bar(summary)
@@ -93,15 +86,13 @@ def _bar(axes: Axes, summary: Summary, frame: Frame) -> None:
         axes.errorbar(x, value, yerr=reach, ecolor=INK, elinewidth=0.9, capsize=2, zorder=3)
 
 
-def _speed(axes: Axes, main: Sequence[Summary], frame: Frame, *, show: bool) -> Axes:
+def _speed(axes: Axes, main: Sequence[Bar], frame: Frame, *, show: bool) -> Axes:
     """The line, on a second axis that lies in front of the bars."""
     front: Axes = axes.twinx()
-    points = sorted(
-        (frame.place(s), s.tokens_per_second) for s in main if s.tokens_per_second is not None
-    )
+    points = [(frame.place(s), s.tokens_per_second) for s in main if s.tokens_per_second]
     front.plot(
         [x for x, _ in points], [y for _, y in points], color=ORANGE, linewidth=1.8, marker="o",
-        markersize=6, markeredgewidth=0, zorder=6, path_effects=_halo(3.6),
+        markersize=6, markeredgewidth=0, zorder=6, path_effects=halo(3.6),
     )  # fmt: skip
     front.set_ylim(0, frame.top_speed * HEADROOM)
     ticks = [frame.top_speed * step / 5 for step in range(6)]
@@ -111,32 +102,51 @@ def _speed(axes: Axes, main: Sequence[Summary], frame: Frame, *, show: bool) -> 
     return front
 
 
-def _floor(axes: Axes, front: Axes, summary: Summary, frame: Frame) -> None:
+def _floor(axes: Axes, front: Axes, summary: Bar, frame: Frame) -> None:
     """What a model scores without the budget ever touching it, if it is right there."""
     if summary.budget is None or not summary.share_never_reached:
         return
     height, place = 100 * summary.share_never_reached, frame.place(summary)
     front.hlines(
         height, place - 0.46, place + 0.46, color=INK, linewidth=1.8, zorder=5,
-        path_effects=_halo(3.2), transform=axes.transData,
+        path_effects=halo(3.2), transform=axes.transData,
     )  # fmt: skip
 
 
-def _value(axes: Axes, front: Axes, summary: Summary, frame: Frame) -> None:
-    """Pass@1 in figures above its error bar, and above the floor where that would cross it."""
+def _heights(main: Sequence[Bar], frame: Frame) -> list[tuple[float, float]]:
+    """The line of speeds, as (place, height on the axis of Pass@1)."""
+    scale = 100 / frame.top_speed
+    return [(frame.place(s), scale * s.tokens_per_second) for s in main if s.tokens_per_second]
+
+
+def _value(
+    axes: Axes, front: Axes, summary: Bar, frame: Frame, line: Sequence[tuple[float, float]]
+) -> None:
+    """Pass@1 in figures above its error bar, and above what would cross it: the floor, the line."""
     if summary.pass_at_1 is None:
         return
+    x = frame.bar(summary)[0]
     y = 100 * (summary.pass_at_1 + (summary.stderr or 0.0))
     floor = 100 * (summary.share_never_reached or 0.0) if summary.budget is not None else 0.0
+    if y - 1 < floor < y + 8:
+        y = floor + 1
+    low, high = _span(line, x)
+    if low < y + TALL and high > y:
+        y = high
     front.annotate(
-        f"{100 * summary.pass_at_1:.0f}",
-        (frame.bar(summary)[0], floor + 1 if y - 1 < floor < y + 8 else y),
+        f"{100 * summary.pass_at_1:.{1 if summary.n >= MANY else 0}f}",
+        (x, y),
         xycoords=axes.transData, xytext=(0, 2), textcoords="offset points", ha="center",
-        va="bottom", fontsize=8.5, fontweight="bold", zorder=7, path_effects=_halo(2.6),
+        va="bottom", fontsize=8.5, fontweight="bold", zorder=7, path_effects=halo(2.6),
     )  # fmt: skip
 
 
-def _halo(width: float) -> list[Any]:
-    from matplotlib.patheffects import withStroke
+def _span(line: Sequence[tuple[float, float]], x: float) -> tuple[float, float]:
+    """Lowest and highest that the line comes within the breadth of a value at `x`."""
+    if not line:
+        return 0.0, 0.0
+    import numpy as np  # here, because most commands draw nothing
 
-    return [withStroke(linewidth=width, foreground="white")]
+    places = np.linspace(x - BROAD, x + BROAD, 7)
+    heights = np.interp(places, [place for place, _ in line], [height for _, height in line])
+    return float(heights.min()) - THICK, float(heights.max()) + THICK

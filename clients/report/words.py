@@ -1,9 +1,13 @@
-"""What a report says about its numbers: caption, how they were measured, what they do not show."""
+"""What a report says about its numbers: how they were measured, what they do not show."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from clients.report.numbers import Summary, policies_of, tasks_of
-from clients.sweep.run import Manifest, ServerFacts
+import msgspec
+
+from clients.report.numbers import Summary, summarise, tasks_of
+from clients.report.sources import Source, of_model
+from clients.sweep.plan import Settings
+from clients.sweep.run import ServerFacts
 from clients.workloads.pocket import FAMILIES
 
 SYNTHETIC = (
@@ -12,55 +16,65 @@ SYNTHETIC = (
 )
 
 
-def caption(summaries: Sequence[Summary], manifest: Manifest) -> str:
-    """Under the figure of one model: what is drawn, n, the error bars, and what not to conclude."""
-    server = manifest.servers[summaries[0].model]
-    shown = policies_of(summaries)
-    sentences = [
-        f"Bars: mean Pass@1 of {_count(summaries)} per cell, {_decoding(manifest)}; error bars: "
-        "one standard error, clustered by problem.",
-        f"Line{f' ({shown[0]})' if len(shown) > 1 else ''}: tokens of complete answers divided by "
-        "the wall clock of the cell, evictions and queueing included, "
-        f"{manifest.settings.concurrency} requests in flight, {_pool(server)}.",
-    ]
-    if any(s.budget is not None and s.share_never_reached for s in summaries):
-        sentences.append(
-            "Black line: share of problems whose answer was over before the budget was reached, "
-            "which any policy gets for nothing."
-        )
-    if preempted := sum(s.preemptions for s in summaries if s.budget is None):
-        sentences.append(
-            "A budget reserves its peak at the start; the whole cache takes blocks as answers grow "
-            f"and was preempted {preempted} times where none was left."
-        )
-    sentences += notes(summaries)
-    return " ".join(sentences)
-
-
 def notes(summaries: Sequence[Summary]) -> list[str]:
     """What a reader should not conclude."""
-    found = []
-    if any(task in FAMILIES for task in tasks_of(summaries)):
-        found.append(SYNTHETIC)
+    found = synthetic(tasks_of(summaries))
     if resumed := sum(s.segments > 1 for s in summaries):
         found.append(
-            f"{resumed} cells were interrupted and resumed: tokens of answers that were cut off "
-            "are not counted, so their throughput may be understated."
+            f"{resumed} cells were measured in parts (interrupted and resumed, or in several "
+            "runs): tokens of answers that were cut off are not counted, so their throughput may "
+            "be understated."
+        )
+    if unscored := sum(s.unscored for s in summaries):
+        found.append(
+            f"Scoring took too long for {unscored} answers; they are in no score, neither right "
+            "nor wrong, and shown as unscored."
         )
     if errors := sum(s.errors for s in summaries):
         found.append(f"{errors} requests failed; they are in no Pass@1 (see the rows).")
     return found
 
 
-def method(summaries: Sequence[Summary], manifest: Manifest) -> list[tuple[str, str]]:
-    """How it was measured, as (what, how)."""
+def synthetic(tasks: Iterable[str]) -> list[str]:
+    """The note on tasks of our own making, where there are any."""
+    return [SYNTHETIC] if any(task in FAMILIES for task in tasks) else []
+
+
+def disagreements(sources: Sequence[Source]) -> list[str]:
+    """Where the runs of one model were not measured alike, so that they are no fair comparison."""
+    found = []
+    for model in dict.fromkeys(model for source in sources for model in source.models):
+        manifests = [source.manifest for source in of_model(sources, model)]
+        parts = {
+            "settings": {str(manifest.settings) for manifest in manifests},
+            "server": {str(manifest.servers.get(model)) for manifest in manifests},
+            "machine or versions": {str(manifest.environment) for manifest in manifests},
+        }
+        if different := [name for name, values in parts.items() if len(values) > 1]:
+            found.append(
+                f"The runs of {model} differ in {', '.join(different)} (see how it was measured): "
+                "differences between their cells need not come from budget or policy."
+            )
+    return found
+
+
+def method(source: Source) -> list[tuple[str, str]]:
+    """How one run was measured, as (what, how)."""
+    manifest, summaries = source.manifest, summarise(source.rows)
     settings, environment = manifest.settings, manifest.environment
     packages = ", ".join(f"{name} {version}" for name, version in environment.packages.items())
     limit = "the server's limit" if settings.max_tokens is None else f"{settings.max_tokens}"
+    given = {
+        name: value for name, value in msgspec.to_builtins(settings).items() if value is not None
+    }
     facts = [
         ("run", f"{manifest.run}, started {manifest.created}"),
-        ("problems", f"{_count(summaries)} per cell; {', '.join(tasks_of(summaries))}"),
-        ("decoding", f"{_decoding(manifest)}, at most {limit} new tokens, seed {settings.seed}"),
+        ("problems", f"{answers(summaries)} per cell; {', '.join(tasks_of(summaries))}"),
+        (
+            "decoding",
+            f"{decoding([source])}, at most {limit} new tokens, seed {settings.seed}",
+        ),
+        ("settings", ", ".join(f"{name} {value}" for name, value in given.items())),
         (
             "cells",
             "one after the other, each alone on the server, after a warm-up; "
@@ -68,8 +82,9 @@ def method(summaries: Sequence[Summary], manifest: Manifest) -> list[tuple[str, 
         ),
         (
             "scoring",
-            "last \\boxed{} after thinking, compared as text and as exact number; truncated and "
-            "missing answers count as wrong and are listed",
+            "the last answer after thinking, against the reference; truncated and missing answers "
+            "count as wrong and are listed; answers whose scoring took too long are listed as "
+            "unscored and are in no score",
         ),
         (
             "throughput",
@@ -93,18 +108,43 @@ def protection(summaries: Sequence[Summary]) -> list[tuple[str, int, int, int, i
     return [(policy, budget, *tokens) for (policy, budget), tokens in found.items()]
 
 
-def _count(summaries: Sequence[Summary]) -> str:
-    counts = sorted({s.n for s in summaries})
-    problems = sorted({s.problems for s in summaries})
-    n = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    if counts == problems:
+def answers(summaries: Sequence[Summary]) -> str:
+    """How many a cell has: "n = 48 problems", "n = 150 answers (5 to each of 30 problems)"."""
+    n, problems = _range(s.n for s in summaries), _range(s.problems for s in summaries)
+    if all(s.n == s.problems for s in summaries):
         return f"n = {n} problems"
-    of = str(problems[0]) if len(problems) == 1 else f"{problems[0]} to {problems[-1]}"
-    return f"n = {n} answers to {of} problems"
+    if len({s.samples for s in summaries}) == 1 and all(
+        s.n == s.samples * s.problems for s in summaries
+    ):
+        return f"n = {n} answers ({summaries[0].samples} to each of {problems} problems)"
+    return f"n = {n} answers to {problems} problems"
 
 
-def _decoding(manifest: Manifest) -> str:
-    settings = manifest.settings
+def decoding(sources: Sequence[Source]) -> str:
+    """How tokens were drawn."""
+    return _either(_decoding(source.manifest.settings) for source in sources)
+
+
+def load(sources: Sequence[Source], model: str) -> str:
+    """What the server of a model had to do, and with how much memory."""
+    own = of_model(sources, model)
+    flight = _either(str(source.manifest.settings.concurrency) for source in own)
+    pools = _either(
+        _pool(source.manifest.servers[model]) for source in own if model in source.manifest.servers
+    )
+    return f"{flight} requests in flight, {pools or 'a KV pool of unknown size'}"
+
+
+def _range(counts: Iterable[int]) -> str:
+    found = sorted(set(counts))
+    return str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
+
+
+def _either(texts: Iterable[str]) -> str:
+    return " or ".join(dict.fromkeys(texts))
+
+
+def _decoding(settings: Settings) -> str:
     if settings.temperature == 0:
         return "greedy decoding"
     parts = {"temperature": settings.temperature, "top-p": settings.top_p, "top-k": settings.top_k}

@@ -3,7 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from clients.records import Record
+from clients.report import sheet
 from clients.sweep.plan import Settings
 from clients.sweep.run import Run, ServerFacts
 from tests.clients.builders import row
@@ -39,6 +42,11 @@ def made_up(tasks: tuple[str, ...] = ("hop", "memo"), model: str = "pocket-llama
                 }
                 rows.append(row(f"{task}-{index}", **changes))
     return rows
+
+
+def skip_painting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are laid out but not rendered, which takes half a second each."""
+    monkeypatch.setattr(sheet, "_save", lambda figure, kind: b"<svg/>")
 
 
 def facts(model: str) -> ServerFacts:

@@ -74,7 +74,7 @@ def test_the_figure_draws_every_line_and_is_the_same_twice() -> None:
     rows = made_up() + made_up("pocket-qwen")
     summaries = summarise(rows)
     caption = curves.caption(rows)
-    assert "20 problems of 2 families" in caption
+    assert "20 problems of memo, hop, greedy decoding" in caption
     first, second = curves.render(summaries, caption), curves.render(summaries, caption)
     assert first == second
     text = first.svg.decode()

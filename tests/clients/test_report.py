@@ -7,21 +7,31 @@ import re
 from itertools import pairwise
 from pathlib import Path
 
+import msgspec
+import numpy as np
 import pytest
 from rich.console import Console
 
 from clients import statistics
 from clients.errors import DataError
 from clients.records import Record
-from clients.report import figure, numbers, table, words
-from clients.report.files import NUMBERS_CSV, NUMBERS_JSON, PAGE, write_report
+from clients.report import captions, figure, numbers, table, words
+from clients.report.files import (
+    DIFFERENCES_CSV,
+    NUMBERS_CSV,
+    NUMBERS_JSON,
+    PAGE,
+    RESULTS,
+    write_report,
+)
 from clients.report.panel import Frame
+from clients.report.sheet import Picture
+from clients.report.sources import load, merge
 from clients.sweep.plan import Settings
-from clients.sweep.run import read_manifest
 from tests.clients.builders import failed, row
-from tests.clients.reports import a_run, made_up
+from tests.clients.reports import a_run, made_up, skip_painting
 
-NAMESPACES = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+KINDS = ("-frontier", "-differences", "-lengths")
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -54,7 +64,33 @@ def test_outcomes_are_counted_apart() -> None:
     [summary] = numbers.summarise(rows)
     counts = (summary.truncated, summary.no_answer, summary.unscored, summary.errors, summary.n)
     assert counts == (1, 1, 1, 1, 4)
-    assert summary.pass_at_1 == 0.25
+    shares = (summary.share_truncated, summary.share_no_answer, summary.share_unscored)
+    assert shares == (0.25, 0.25, 0.25)
+    assert summary.pass_at_1 == pytest.approx(1 / 3), "one of the three with a verdict"
+    assert "1 answers" in words.notes([summary])[0]
+    assert table.counted_score(summary) == "33.3±33.3 (1/1/1)"
+
+
+def test_several_samples_are_summarised() -> None:
+    rows = [
+        row(problem, sample=sample, correct=sample < right, completion_tokens=10 * (sample + 1))
+        for problem, right in (("a", 5), ("b", 1))
+        for sample in range(5)
+    ]
+    [summary] = numbers.summarise(rows)
+    assert (summary.n, summary.problems, summary.samples) == (10, 2, 5)
+    assert summary.pass_at_k == {k: statistics.pass_at_k(rows, k) for k in (2, 4, 5)}
+    assert summary.pass_at_k[5] == 1.0
+    assert summary.majority == 0.5
+    tokens = [row.completion_tokens for row in rows]
+    assert summary.completion_tokens_median == np.median(tokens)
+    assert summary.completion_tokens_p90 == np.percentile(tokens, 90)
+    [once] = numbers.summarise([row("a"), row("b")])
+    assert (once.pass_at_k, once.majority) == ({}, None)
+    headings, body = table.samples_of([summary])
+    assert headings[2:] == ["pass@1", "pass@2", "pass@4", "pass@5", "majority@5"]
+    assert body == [["full", "-", "60.0±40.0", "70.0", "90.0", "100.0", "50.0"]]
+    assert table.samples_of([once]) == ([], [])
 
 
 def test_lines_put_tasks_side_by_side() -> None:
@@ -79,40 +115,59 @@ def test_no_mean_over_some_of_the_tasks() -> None:
     assert [line.pass_at_1 is None for line in lines] == [line.budget == 96 for line in lines]
 
 
-def test_the_files_are_there(tmp_path: Path) -> None:
+def test_the_files_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    skip_painting(monkeypatch)
     run = a_run(tmp_path / "run", made_up() + made_up(model="pocket-qwen"))
-    write_report(run, tmp_path / "out")
-    names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {NUMBERS_CSV, NUMBERS_JSON, PAGE, "pocket-llama.png", "pocket-qwen.png"}
-    assert (tmp_path / "out" / "pocket-llama.png").read_bytes().startswith(PNG)
+    out = tmp_path / "out"
+    write_report(run, out=out)
+    pictures = {"mean.png", "policies.png"}
+    for model in ("pocket-llama", "pocket-qwen"):
+        pictures |= {f"{model}{kind}.png" for kind in ("", *KINDS)}
+    data = {NUMBERS_CSV, NUMBERS_JSON, DIFFERENCES_CSV, RESULTS}
+    assert {path.name for path in out.iterdir()} == {PAGE, *data, *pictures}
+    assert len(list((out / RESULTS).iterdir())) == 10
+
+
+def test_a_picture_of_an_earlier_report_does_not_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skip_painting(monkeypatch)
+    write_report(a_run(tmp_path / "two", made_up()), out=tmp_path / "out")
+    assert (tmp_path / "out" / "policies.png").exists()
+    one = [r for r in made_up() if r.policy != "window"]
+    write_report(a_run(tmp_path / "one", one), out=tmp_path / "out")
+    assert not (tmp_path / "out" / "policies.png").exists()
 
 
 def test_json_and_csv_are_exactly_the_numbers_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    skip_painting(monkeypatch)
     drawn: list[numbers.Summary] = []
     real = figure.render
 
-    def spy(summaries: list[numbers.Summary], caption: str) -> figure.Picture:
+    def spy(summaries: list[numbers.Summary], caption: str) -> Picture:
         drawn.extend(summaries)
         return real(summaries, caption)
 
     monkeypatch.setattr(figure, "render", spy)
-    run = a_run(tmp_path, made_up())
+    again = [msgspec.structs.replace(r, sample=1) for r in made_up()]
+    run = a_run(tmp_path, [*made_up(), *again])
     returned = write_report(run)
     document = json.loads((run / NUMBERS_JSON).read_text())
-    as_json = [{f: getattr(s, f) for f in s.__struct_fields__} for s in drawn]
+    as_json = [msgspec.to_builtins(s, str_keys=True) for s in drawn]
     assert document["cells"] == as_json
     assert returned == drawn
     with (run / NUMBERS_CSV).open(newline="") as file:
         for line, cell in zip(csv.DictReader(file), as_json, strict=True):
-            assert line == {k: "" if v is None else str(v) for k, v in cell.items()}
-    assert document["run"]["settings"]["concurrency"] == Settings.concurrency
+            flat = {f"pass_at_{k}": v for k, v in cell.pop("pass_at_k").items()} | cell
+            assert line == {k: "" if v is None else str(v) for k, v in flat.items()}
+    assert document["runs"][0]["settings"]["concurrency"] == Settings.concurrency
 
 
 def test_the_figure_draws_these_numbers() -> None:
     summaries = numbers.summarise(made_up())
-    axes = figure.draw(summaries, "caption").axes
+    axes = figure.draw(summaries, "caption").figure.axes
     bars, speeds = axes[:2]
     by_height = sorted(round(patch.get_height()) for patch in bars.patches)  # type: ignore[attr-defined]
     assert by_height == [25, 50, 50, 75, 100]
@@ -159,12 +214,12 @@ def test_bars_of_several_policies_do_not_overlap() -> None:
 
 def test_the_caption_is_honest(tmp_path: Path) -> None:
     run = a_run(tmp_path, [*made_up(), failed("x", model="pocket-llama", task="hop", segment=1)])
-    manifest = read_manifest(run / "run.json")
-    caption = words.caption(write_report(run), manifest)
+    sources = load([run])
+    caption = captions.tasks(numbers.summarise(merge(sources)), sources)
     assert "clustered by problem" in caption
     assert "wall clock" in caption
     assert words.SYNTHETIC in caption
-    assert "1 cells were interrupted" in caption
+    assert "1 cells were measured in parts" in caption
     assert "1 requests failed" in caption
 
 
@@ -177,13 +232,27 @@ def test_the_table_for_the_terminal() -> None:
     table.show(numbers.summarise(made_up()), console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     lines = [re.split(r"\s{2,}", line.strip()) for line in text.splitlines() if line.strip()]
-    assert lines[1] == ["budget", "policy", "hop", "memo", "mean", "tok/s", "evicted"]
-    assert lines[3] == ["full", "-", "100±0", "100±0", "100±0", "100", "0"]
-    assert lines[4] == ["192", "r_kv", "75±25", "75±25", "75±18", "100", "192"]
+    without = ["truncated", "no answer", "unscored"]
+    assert lines[1] == ["budget", "policy", "hop", "memo", "mean", "tok/s", *without, "evicted"]
+    whole = ["100.0±0.0"] * 3
+    assert lines[3] == ["full", "-", *whole, "100", "0", "0", "0", "0"]
+    marks = ["75.0±25.0", "75.0±25.0", "75.0±17.7"]
+    assert lines[4] == ["192", "r_kv", *marks, "100", "0", "0", "0", "192"]
 
 
 def test_nothing_to_report_on(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot read the run"):
+    with pytest.raises(DataError, match=r"none holds no run \(there is no run.json\)"):
         write_report(tmp_path / "none")
+    failing = a_run(tmp_path / "failed", [failed("a")])
     with pytest.raises(DataError, match="every request failed"):
-        write_report(a_run(tmp_path / "failed", [failed("a")]))
+        write_report(failing)
+    with pytest.raises(DataError, match="there are no rows yet"):
+        write_report(a_run(tmp_path / "empty", []))
+    with pytest.raises(DataError, match="2 runs needs a directory of its own"):
+        write_report(failing, failing)
+
+
+def test_an_unknown_baseline_is_named(tmp_path: Path) -> None:
+    run = a_run(tmp_path, made_up(("hop",)))
+    with pytest.raises(DataError, match=r"no row has the policy 'h2o'.*r_kv, window"):
+        write_report(run, baseline="h2o")
