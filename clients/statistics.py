@@ -180,7 +180,12 @@ def paired_difference(
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     mean = statistics.fmean(statistics.fmean(differences) for differences in tasks)
-    return Difference(mean, float(low), float(high), sum(map(len, tasks)))
+    return Difference(_exact(mean), _exact(low), _exact(high), sum(map(len, tasks)))
+
+
+def _exact(value: float) -> float:
+    """Without the error of summing, which would put an end that is 0 on one side of it."""
+    return round(float(value), 12) + 0.0
 
 
 def _by_task(rows: Sequence[Record]) -> dict[str, list[Record]]:

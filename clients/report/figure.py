@@ -47,7 +47,12 @@ def draw_means(lines: Sequence[Line], caption: str) -> Sheet:
         f"{model} | mean of {max(len(line.cells) for line in own)} tasks": own
         for model, own in panels.items()
     }
-    return _draw(titled, "Mean over the tasks", caption, "Pass@1 (%), mean of tasks")
+    return _draw(
+        titled,
+        "Mean over the tasks: accuracy and throughput against the KV budget",
+        caption,
+        "Pass@1 (%), mean of tasks",
+    )
 
 
 def _draw(panels: dict[str, list[Any]], title: str, caption: str, left: str) -> Sheet:

@@ -65,7 +65,7 @@ def _model(findings: Findings, model: str, plates: Sequence[Plate]) -> list[str]
             "answers were truncated / without an answer / unscored. tok/s: delivered tokens per "
             "wall-clock second; after it totals over the tasks, evicted in KV tokens."
         ),
-        grid(*table.cells_of(cells, table.counted_score)),
+        grid(*table.cells_of(cells, counted=True)),
         *_samples(cells),
         heading(3, "Accuracy against throughput"),
         plate(frontier),
@@ -90,7 +90,8 @@ def _samples(cells: Sequence[Summary]) -> list[str]:
         paragraph(
             "Mean over the tasks in per cent. pass@k: one of k answers is right (unbiased "
             f"estimate). majority: the most frequent of all {most} answers is right; answers "
-            "without a result do not vote, and a tie counts for its share."
+            "without a result do not vote, and a tie counts for its share. A dash: some problem "
+            "has fewer than k scored answers."
         ),
         grid(headings, body),
     ]

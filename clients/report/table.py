@@ -26,20 +26,22 @@ COUNTS: tuple[tuple[str, Callable[[Summary], int]], ...] = (
 
 
 def cells_of(
-    summaries: Sequence[Summary], mark: Callable[[Summary], str] | None = None
+    summaries: Sequence[Summary], *, counted: bool = False
 ) -> tuple[list[str], list[list[str]]]:
     """Headings and lines, as text: Pass@1 in per cent with its standard error, then the totals.
 
-    `mark` writes the score of a task in another way.
+    `counted` puts the answers without a result beside each score instead of among the totals.
     """
     tasks = tasks_of(summaries)
     several = ["mean"] if len(tasks) > 1 else []
-    counts = [*WITHOUT_RESULT, *(c for c in COUNTS if any(c[1](s) for s in summaries))]
+    mark = counted_score if counted else score
+    counts = [c for c in COUNTS if any(c[1](s) for s in summaries)]
+    counts = counts if counted else [*WITHOUT_RESULT, *counts]
     headings = ["budget", "policy", *tasks, *several, "tok/s", *(name for name, _ in counts)]
     body = [
         [
             *_setting(line),
-            *(_mark(line.cells.get(task), mark or score) for task in tasks),
+            *(_mark(line.cells.get(task), mark) for task in tasks),
             *(percent(line.pass_at_1, line.stderr) for _ in several),
             "-" if line.tokens_per_second is None else f"{line.tokens_per_second:,.0f}",
             *(f"{sum(count(cell) for cell in line.cells.values()):,}" for _, count in counts),
