@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from clients.report import words
 from clients.report.differences import MEAN, Compared
+from clients.report.figure import MOST
 from clients.report.numbers import Summary, models_of, policies_of, tasks_of
 from clients.report.sources import Source, of_model
 from clients.statistics import RESAMPLES
@@ -101,6 +102,8 @@ def _loads(models: Iterable[str], sources: Sequence[Source]) -> list[str]:
 
 def _reading_bars(summaries: Sequence[Summary]) -> list[str]:
     found = []
+    if others := policies_of(summaries)[MOST:]:
+        found.append(f"Not shown: {', '.join(others)}; see the figure of policies.")
     if any(s.budget is None for s in summaries):
         found.append("Dashed: height of the whole cache.")
     if any(s.budget is not None and s.share_never_reached for s in summaries):

@@ -14,6 +14,7 @@ from clients.report.style import GREY, INK, ORANGE, bar_style
 SPEED_LABEL = "delivered tokens per wall-clock second"
 BUDGET_LABEL = "KV budget (tokens per sequence, prompt included; full = whole cache)"
 FLOOR_LABEL = "problems that never reach the budget"
+MOST = 4  # policies side by side; the figure of policies has room for more
 RIGHT = 0.85  # inches, for the numbers of the right axis
 
 
@@ -44,7 +45,7 @@ def draw_means(lines: Sequence[Line], caption: str) -> Sheet:
     for line in lines:
         panels.setdefault(line.model, []).append(line)
     titled = {
-        f"{model} | mean of {max(len(line.cells) for line in own)} tasks": own
+        f"{model} | {_mean_of(max(len(line.cells) for line in own))}": own
         for model, own in panels.items()
     }
     return _draw(
@@ -56,6 +57,8 @@ def draw_means(lines: Sequence[Line], caption: str) -> Sheet:
 
 
 def _draw(panels: dict[str, list[Any]], title: str, caption: str, left: str) -> Sheet:
+    shown = {None, *policies_of([cell for panel in panels.values() for cell in panel])[:MOST]}
+    panels = {name: [c for c in panel if c.policy in shown] for name, panel in panels.items()}
     cells: list[Bar] = [cell for panel in panels.values() for cell in panel]
     columns = min(2, len(panels))
     frame = _frame(cells)
@@ -69,6 +72,10 @@ def _draw(panels: dict[str, list[Any]], title: str, caption: str, left: str) -> 
     sheet.label_left(left)
     sheet.label_right(SPEED_LABEL, ORANGE)
     return sheet
+
+
+def _mean_of(tasks: int) -> str:
+    return f"mean of {tasks} tasks" if tasks > 1 else "one task"
 
 
 def _frame(cells: Sequence[Bar]) -> Frame:

@@ -29,7 +29,7 @@ def write_report(
 
     Raises:
         DataError: a directory holds no run or no answers, two contradict each other, several come
-            without `out`, or no row has the policy `baseline`.
+            without `out`, which cannot be made, or no row has the policy `baseline`.
     """
     if out is None and len(runs) != 1:
         raise DataError(
@@ -37,7 +37,10 @@ def write_report(
         )
     findings = find(runs, baseline)
     directory = out or runs[0]
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot write a report to {directory}: {error}") from error
     _write_numbers(directory, findings)
     _write_results(directory / RESULTS, findings)
     shared = gallery.shared(findings)

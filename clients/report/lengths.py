@@ -29,7 +29,10 @@ def draw(summaries: Sequence[Summary], caption: str) -> Sheet:
     title = f"{summaries[0].model}: length of the answers, and answers without a result"
     sheet = Sheet(grid, title, _handles(summaries, policies), caption, BUDGET_LABEL)
     budgets = budgets_of(summaries)
-    tops = _top(summaries, (_median, _p90)), max(10.0, _top(summaries, (_truncated, _silent)))
+    tops = (
+        max(10.0, _top(summaries, (_median, _p90))),
+        max(10.0, _top(summaries, (_truncated, _silent))),
+    )
     for index, task in enumerate(tasks):
         block, column = divmod(index, columns)
         own = [s for s in summaries if s.task == task]

@@ -20,6 +20,8 @@ th, td { padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: right
          white-space: nowrap; }
 th { border-bottom: 2px solid #888; }
 th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left; }
+.one th:nth-child(2), .one td:nth-child(2) { text-align: right; }
+.facts th { border-bottom: 1px solid #ddd; min-width: 7rem; }
 .facts th, .facts td { text-align: left; white-space: normal; vertical-align: top; }
 .notes { background: #fff8e6; border-left: 4px solid #D55E00; padding: .3rem 1rem; }
 .missing { color: #555; }
@@ -44,11 +46,13 @@ def notes(found: Iterable[str]) -> list[str]:
     return [f'<div class="notes">{paragraphs}</div>'] if paragraphs else []
 
 
-def table(headings: Iterable[str], body: Iterable[Iterable[str]]) -> str:
+def table(headings: Iterable[str], body: Iterable[Iterable[str]], *, names: int = 2) -> str:
+    """A table whose first column, or two, are names and not numbers."""
+    kind = ' class="one"' if names == 1 else ""
     head = "".join(f"<th>{text(words)}</th>" for words in headings)
     lines = ("".join(f"<td>{text(cell)}</td>" for cell in line) for line in body)
     rows = "".join(f"<tr>{line}</tr>" for line in lines)
-    return f'<div class="scroll"><table><tr>{head}</tr>{rows}</table></div>'
+    return f'<div class="scroll"><table{kind}><tr>{head}</tr>{rows}</table></div>'
 
 
 def facts(found: Iterable[tuple[str, str]]) -> str:

@@ -10,6 +10,7 @@ from clients.report.intervals import against_reference
 from clients.report.markup import STYLE, facts, heading, notes, paragraph, plate, text
 from clients.report.markup import table as grid
 from clients.report.numbers import Summary, policies_of
+from clients.report.sources import Source
 
 PAIRED = (
     "Paired by problem, in points of a hundred, with the 95 % bootstrap interval over problems; a "
@@ -40,7 +41,7 @@ def render(findings: Findings, shared: Sequence[Plate], own: Mapping[str, Sequen
         plate(policies),
         *_policies(findings),
         heading(2, "How it was measured"),
-        *(facts(words.method(source)) for source in findings.sources),
+        *(part for source in findings.sources for part in _run(source)),
         *_protection(cells),
         heading(2, "Reading it"),
         paragraph(
@@ -77,6 +78,10 @@ def _model(findings: Findings, model: str, plates: Sequence[Plate]) -> list[str]
         paragraph("Tokens of an answer: median / nine of ten are at most this long."),
         grid(*table.lengths_of(cells)),
     ]
+
+
+def _run(source: Source) -> list[str]:
+    return [heading(3, source.manifest.run), facts(words.method(source))]
 
 
 def _samples(cells: Sequence[Summary]) -> list[str]:
@@ -127,7 +132,7 @@ def _policies(findings: Findings) -> list[str]:
                 f"a star where the paired interval of the difference from {findings.baseline} "
                 "excludes 0."
             ),
-            grid(headings, body),
+            grid(headings, body, names=1),
         ]
         if others := _of_kind(findings.compared_of(model), "baseline policy"):
             parts += [paragraph(PAIRED), grid(*table.differences_of(others))]

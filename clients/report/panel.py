@@ -16,7 +16,7 @@ Bar = Summary | Line  # one bar: of a task, or the mean of the tasks
 HEADROOM = 1.18  # of both axes, for the values above the bars
 WIDE, NARROW = 0.62, 0.48  # of the first policy alone, and beside others
 TALL, BROAD, THICK = 6.5, 0.24, 1.2  # of a value and the line: points of Pass@1, half a category
-MANY = 100  # answers, from which on values have a decimal
+MANY = 100  # answers, above which values have a decimal
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _value(
     if low < y + TALL and high > y:
         y = high
     front.annotate(
-        f"{100 * summary.pass_at_1:.{1 if summary.n >= MANY else 0}f}",
+        f"{100 * summary.pass_at_1:.{1 if summary.n > MANY else 0}f}",
         (x, y),
         xycoords=axes.transData, xytext=(0, 2), textcoords="offset points", ha="center",
         va="bottom", fontsize=8.5, fontweight="bold", zorder=7, path_effects=halo(2.6),

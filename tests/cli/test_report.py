@@ -46,6 +46,7 @@ def test_several_runs_become_one_report(tmp_path: Path) -> None:
         (["{tmp}/none"], "holds no run"),
         (["{tmp}/one", "{tmp}/two"], "needs a directory of its own; give --out DIR"),
         (["{tmp}/one", "--baseline-policy", "h2o"], "no row has the policy 'h2o'"),
+        (["{tmp}/one", "--out", "{tmp}/one/run.json"], "cannot write a report to"),
         (["{tmp}/one", "{tmp}/other", "--out", "{tmp}/out"], "not the same answer"),
     ],
 )

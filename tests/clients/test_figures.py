@@ -2,16 +2,21 @@
 
 import random
 from itertools import combinations, pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from clients.report import figure, frontier, lengths
+from clients.environment import environment
+from clients.report import captions, figure, frontier, lengths
 from clients.report.gallery import MEAN, file_names
 from clients.report.numbers import Line, lines, summarise
+from clients.report.sources import Source
 from clients.report.style import line_style
+from clients.sweep.plan import Settings
+from clients.sweep.run import Manifest
 from tests.clients.builders import row
 from tests.clients.reports import made_up
 
@@ -101,6 +106,18 @@ def test_values_stand_clear_of_the_line_of_speeds() -> None:
         assert not height - 1 < text.xy[1] < height + 1  # type: ignore[attr-defined]
 
 
+def test_bars_are_of_the_first_policies_and_the_caption_names_the_others() -> None:
+    names = [f"p{i}" for i in range(6)]
+    summaries = summarise([row(budget=96, policy=name) for name in names])
+    [bars, _] = figure.draw(summaries, "caption").figure.axes
+    assert len(bars.patches) == figure.MOST == 4
+    manifest = Manifest(
+        run="r", created="", settings=Settings(), environment=environment(), servers={}
+    )
+    source = Source(Path("run"), manifest, [row()])
+    assert "Not shown: p4, p5; see" in captions.tasks(summaries, [source])
+
+
 def test_lengths_are_median_and_nine_tenths_and_shares_in_per_cent() -> None:
     rows = [
         row(f"{i}", budget=96, policy="r_kv", completion_tokens=100 * (i + 1),
@@ -113,6 +130,12 @@ def test_lengths_are_median_and_nine_tenths_and_shares_in_per_cent() -> None:
         [pytest.approx(30.0)],
         [pytest.approx(20.0)],
     ]
+
+
+def test_answers_of_no_tokens_can_be_drawn() -> None:
+    nothing = summarise([row(completion_tokens=0, end=0.0, correct=False, status="timeout")])
+    assert lengths.render(nothing, "caption").png.startswith(PNG)
+    assert figure.render(nothing, "caption").png.startswith(PNG)
 
 
 @pytest.mark.parametrize("tasks", [("a",), ("a", "b", "c"), tuple("abcdef")])
