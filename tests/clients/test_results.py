@@ -1,6 +1,7 @@
 """Results in the format of lm-evaluation-harness: its own code reads them."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,15 @@ import msgspec
 import pytest
 
 from clients import statistics
+from clients.environment import environment
 from clients.records import Record
 from clients.report.files import RESULTS, write_report
+from clients.report.numbers import lines, summarise
+from clients.report.results import document
 from clients.sweep.plan import Settings
-from clients.sweep.run import read_manifest
+from clients.sweep.run import Manifest, read_manifest
 from tests.clients.builders import row
-from tests.clients.reports import a_run, made_up, skip_painting
+from tests.clients.reports import a_run, facts, made_up, skip_painting
 
 
 @pytest.fixture(autouse=True)
@@ -55,8 +59,8 @@ def test_the_numbers_are_ours_under_the_names_of_the_harness(tmp_path: Path) -> 
     arguments = found["config"]["model_args"]
     assert arguments == {"model": "pocket-llama", "kv_budget": 96, "policy": "r_kv"}
     assert found["configs"]["hop"]["generation_kwargs"]["temperature"] == 0.6
-    created = read_manifest(tmp_path / "run.json").created
-    assert isinstance(found["date"], float), created
+    created = datetime.fromisoformat(read_manifest(tmp_path / "run.json").created)
+    assert datetime.fromtimestamp(found["date"], UTC) == created
 
 
 def test_what_is_unknown_is_not_a_number(tmp_path: Path) -> None:
@@ -69,10 +73,8 @@ def test_the_harness_prints_it(tmp_path: Path) -> None:
     utils = pytest.importorskip("lm_eval.utils", reason="lm_eval is not installed")
     for found in written(tmp_path, twice(made_up())).values():
         table = utils.make_table(found)
-        lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
-        [mark] = [line for line in lines if line[4] == "pass@1" and line[0] == "hop"] or [
-            line for line in lines if line[4] == "pass@1"
-        ][:1]
+        cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+        mark = next(line for line in cells if line[4] == "pass@1")  # of the first task
         assert float(mark[6]) == pytest.approx(found["results"]["hop"]["pass@1,none"], abs=1e-4)
         assert mark[7] == "±"
         assert mark[5] == "↑"
@@ -80,12 +82,6 @@ def test_the_harness_prints_it(tmp_path: Path) -> None:
 
 def test_its_keys_are_those_of_the_schema() -> None:
     schema = pytest.importorskip("lm_eval.result_schema", reason="lm_eval is not installed")
-    from clients.environment import environment
-    from clients.report.numbers import lines, summarise
-    from clients.report.results import document
-    from clients.sweep.run import Manifest
-    from tests.clients.reports import facts
-
     manifest = Manifest(
         run="r",
         created="2026-01-01T00:00:00+00:00",
