@@ -1,9 +1,9 @@
 """The formulas behind every number a report shows. Pure functions over rows.
 
-Failed requests (status "error") are no answers: they count in `errors` and nowhere else. Answers
-whose scoring took too long (status "timeout") were delivered, so they count in speeds and lengths,
-but there is no verdict on them: they are in no score, neither right nor wrong, and shown as
-`unscored`. Every other row counts in the scores, also where it was truncated or gave no answer.
+Failed requests are no answers: they count in `errors` and nowhere else. Answers that could not be
+scored (took too long, or broke down) were delivered, so they count in speeds and lengths, but there
+is no verdict on them: they are in no score, neither right nor wrong, and shown as `unscored`. Every
+other row counts in the scores, also where it was truncated or gave no answer.
 """
 
 import math
@@ -40,7 +40,7 @@ def answered(rows: Sequence[Record]) -> list[Record]:
 
 def scored(rows: Sequence[Record]) -> list[Record]:
     """The answers on which there is a verdict."""
-    return [row for row in answered(rows) if row.status != "timeout"]
+    return [row for row in answered(rows) if not row.unscored]
 
 
 def by_problem(rows: Sequence[Record]) -> dict[str, list[Record]]:
@@ -85,7 +85,7 @@ def majority(rows: Sequence[Record]) -> float | None:
     """Share of problems whose most frequent answer is right: majority@k.
 
     k is the number of scored answers to the problem: all of them are asked, though those without
-    an extracted answer do not vote. All right answers are one group however they are written, as
+    a usable answer do not vote. All right answers are one group however they are written, as
     the scoring held them equal; wrong ones are grouped by their text without whitespace, which may
     split what is equal and so favours the right group. A tie counts as the share of the tied groups
     that are right; no vote at all is wrong. None without scored answers.
@@ -98,7 +98,7 @@ def _vote(rows: Sequence[Record]) -> float:
     votes = Counter(
         None if row.correct else "".join(row.extracted.split())
         for row in rows
-        if row.extracted is not None
+        if row.status == "ok" and row.extracted is not None
     )
     top = [group for group, count in votes.items() if count == max(votes.values())]
     return (None in top) / len(top) if top else 0.0

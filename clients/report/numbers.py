@@ -38,7 +38,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     share_evicted: float | None  # of problems: something was evicted
     truncated: int  # cut off before an answer; wrong
     no_answer: int  # ended without an answer; wrong
-    unscored: int  # scoring took too long; among n, but in no score
+    unscored: int  # could not be scored; among n, but in no score
     share_truncated: float | None  # of answers, as the next two
     share_no_answer: float | None
     share_unscored: float | None
@@ -180,14 +180,14 @@ def _lengths(tokens: list[int]) -> dict[str, Any]:
 
 def _outcomes(rows: list[Record]) -> dict[str, Any]:
     found = Counter(row.status for row in rows)
-    answers = len(rows) - found["error"]
+    answers = len(statistics.answered(rows))
     counts = {
         "truncated": found["truncated"],
         "no_answer": found["no_answer"],
-        "unscored": found["timeout"],
+        "unscored": sum(row.unscored for row in rows),
     }
     shares = {f"share_{name}": n / answers if answers else None for name, n in counts.items()}
-    return {**counts, **shares, "errors": found["error"]}
+    return {**counts, **shares, "errors": len(rows) - answers}
 
 
 def _line(

@@ -27,8 +27,8 @@ def notes(summaries: Sequence[Summary]) -> list[str]:
         )
     if unscored := sum(s.unscored for s in summaries):
         found.append(
-            f"Scoring took too long for {unscored} answers; they are in no score, neither right "
-            "nor wrong, and shown as unscored."
+            f"{unscored} answers could not be scored (comparing took too long or broke down); they "
+            "are in no score, neither right nor wrong, and shown as unscored."
         )
     if errors := sum(s.errors for s in summaries):
         found.append(f"{errors} requests failed; they are in no Pass@1 (see the rows).")
@@ -82,9 +82,9 @@ def method(source: Source) -> list[tuple[str, str]]:
         ),
         (
             "scoring",
-            "the last answer after thinking, against the reference; truncated and missing answers "
-            "count as wrong and are listed; answers whose scoring took too long are listed as "
-            "unscored and are in no score",
+            "the last box after thinking, compared as text, as exact number and by math-verify; "
+            "truncated and missing answers count as wrong and are listed; answers that could not "
+            "be compared are listed as unscored and are in no score",
         ),
         (
             "throughput",
@@ -158,9 +158,10 @@ def _pool(server: ServerFacts) -> str:
 
 def _server(facts: ServerFacts) -> str:
     memory = facts.total_blocks * facts.block_size * facts.kv_bytes_per_token / 2**20
+    several = "" if facts.servers == 1 else f", {facts.servers} such servers"
     return (
         f"{facts.architecture}, {facts.dtype} on {facts.device}, {facts.kernels} kernels, "
-        f"{_pool(facts)} ({memory:,.1f} MiB), at most {facts.max_running} outputs at once, "
+        f"{_pool(facts)} ({memory:,.1f} MiB){several}, at most {facts.max_running} outputs at once, "
         f"default policy {facts.default_policy}, "
         f"{'chat template' if facts.chat else 'plain text input'}"
     )

@@ -44,8 +44,15 @@ def test_truncated_and_missing_answers_are_wrong() -> None:
     assert statistics.pass_at_1([*wrong, row("c"), row("d")]) == 0.5
 
 
+def test_what_is_no_usable_answer_does_not_vote() -> None:
+    unusable = [
+        row("a", sample=n, correct=False, status="no_answer", extracted="A, B") for n in (1, 2)
+    ]
+    assert statistics.majority([row("a"), *unusable]) == 1.0
+
+
 def test_answers_without_a_verdict_are_in_no_score() -> None:
-    late = [row("a", sample=1, correct=False, status="timeout"), row("b", status="timeout")]
+    late = [row("a", sample=1, correct=False, status="timeout"), row("b", status="error")]
     rows = [row("a"), *late, row("c", correct=False)]
     assert statistics.problem_means(rows) == {"a": 1.0, "c": 0.0}
     assert statistics.pass_at_1(rows) == 0.5
