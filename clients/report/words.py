@@ -161,7 +161,7 @@ def _server(facts: ServerFacts) -> str:
     several = "" if facts.servers == 1 else f", {facts.servers} such servers"
     return (
         f"{facts.architecture}, {facts.dtype} on {facts.device}, {facts.kernels} kernels, "
-        f"{_pool(facts)} ({memory:,.1f} MiB){several}, at most {facts.max_running} outputs at once, "
-        f"default policy {facts.default_policy}, "
+        f"{_pool(facts)} ({memory:,.1f} MiB){several}, at most {facts.max_running} outputs at "
+        f"once, default policy {facts.default_policy}, "
         f"{'chat template' if facts.chat else 'plain text input'}"
     )
