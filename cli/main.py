@@ -12,6 +12,7 @@ COMMANDS = {  # name -> module and function
     "sweep": ("cli.sweep", "sweep"),
     "score": ("cli.score", "score"),
     "report": ("cli.report", "report"),
+    "load": ("cli.load", "load"),
     "policies": ("cli.policies", "policies"),
     "top": ("cli.top", "top"),
     "demo": ("cli.demo", "demo"),

@@ -16,7 +16,8 @@ SluiceError
 ├── LocalServerError          a server process we started ended, or never came up
 ├── DataError                 a file (data set, rows, run) cannot be used: says where and why
 ├── SweepError                a sweep cannot start or go on
-└── HarnessError              lm-evaluation-harness asks for what cannot be had, or got no answer
+├── HarnessError              lm-evaluation-harness asks for what cannot be had, or got no answer
+└── LoadError                 a load test cannot start
 """
 
 from collections.abc import Iterable
@@ -119,6 +120,10 @@ class SweepError(SluiceError):
 
 class HarnessError(SluiceError):
     """A run of lm-evaluation-harness asks for what this service does not do, or lacks an answer."""
+
+
+class LoadError(SluiceError):
+    """A load test cannot start as it was asked for."""
 
 
 BY_CODE: dict[grpc.StatusCode, type[CallError]] = {

@@ -44,7 +44,8 @@ def test_help_lists_every_command() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["generate", "sweep", "policies", "top", "demo", "calibrate", "version"]
+    "name",
+    ["generate", "sweep", "score", "load", "policies", "top", "demo", "calibrate", "version"],
 )
 def test_commands_do_not_load_what_they_do_not_need(name: str) -> None:
     script = (

@@ -135,6 +135,7 @@ class FakeSluice(sluice_pb2_grpc.InferenceServicer, sluice_pb2_grpc.ControlServi
 
     def _events(self, request: pb.GenerateRequest) -> Iterator[pb.GenerateEvent]:
         prompt = request.text or "".join(m.content for m in request.chat.messages)
+        prompt = prompt or "".join(map(chr, request.token_ids.ids))
         budget = request.kv_budget
         cap = budget.max_tokens
         yield pb.GenerateEvent(
