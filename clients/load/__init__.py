@@ -11,6 +11,7 @@ What is measured, in the words of the files:
   nothing is drained between the two. Requests scheduled before the window are in no latency and in
   no count of failures; what they deliver within the window is delivered work all the same.
 - Throughput is what arrived within the window, of whatever request: tokens, and ends of answers.
+  Goodput is the requests scheduled within the window that held every objective, over its length.
 - The window ends with the schedule (or --duration). Requests in flight then are waited for and are
   in the latencies, not in the throughput; --drain-seconds limits the wait. Those that are cut off
   are counted as cut, and are in no latency. A closed loop or a trace without --duration has no end

@@ -103,7 +103,7 @@ class Summary:
     total_input_tokens: int  # prompts whose first token came within the window
     total_output_tokens: int  # new tokens that came within the window
     request_throughput: float | None
-    request_goodput: float | None  # None without objectives
+    request_goodput: float | None  # of those scheduled, that held all objectives; None without
     output_throughput: float | None
     total_token_throughput: float | None
     max_output_tokens_per_s: float  # in any second of the window
@@ -130,9 +130,6 @@ def summarise(result: Result) -> Summary:
     def rate(count: float) -> float | None:
         return count / seconds if seconds > 0 else None
 
-    def good(row: Row) -> bool:
-        return all(slo.holds(row.latencies) for slo in slos)
-
     all_held = [all(marks) for marks in zip(*held.values(), strict=True)]
     return Summary(
         duration=seconds,
@@ -146,7 +143,7 @@ def summarise(result: Result) -> Summary:
         total_input_tokens=prompts,
         total_output_tokens=output,
         request_throughput=rate(len(ended)),
-        request_goodput=rate(sum(map(good, ended))) if slos else None,
+        request_goodput=rate(sum(all_held)) if slos else None,
         output_throughput=rate(output),
         total_token_throughput=rate(output + prompts),
         max_output_tokens_per_s=float(max(tokens_per_second(rows, start, end)[1], default=0.0)),
@@ -155,7 +152,7 @@ def summarise(result: Result) -> Summary:
         good_share=float(np.mean(all_held)) if all_held else None,
         latencies=spreads,
         client=client_load(result.ticks, (start, end), spreads),
-        shares=[_share(label, result, rate, good) for label in labels(result)],
+        shares=[_share(label, result, rate) for label in labels(result)],
     )
 
 
@@ -225,24 +222,19 @@ _VALUES: dict[str, Callable[[list[Row]], Iterable[float]]] = {
 }
 
 
-def _share(
-    label: str,
-    result: Result,
-    rate: Callable[[float], float | None],
-    good: Callable[[Row], bool],
-) -> ShareNumbers:
+def _share(label: str, result: Result, rate: Callable[[float], float | None]) -> ShareNumbers:
     own = [row for row in result.rows if row.share == label]
     counted = [row for row in own if row.counted]
     well = [row for row in counted if row.ok]
-    start, end = result.window
-    ended = [row for row in own if row.ok and start <= row.end <= end]
+    slos = result.plan.slos
+    good = [row for row in well if all(slo.holds(row.latencies) for slo in slos)]
     return ShareNumbers(
         share=label,
         completed=len(well),
         failed=sum(row.failed for row in counted),
         cut=sum(row.status == CUT for row in counted),
-        output_throughput=rate(_delivered(own, start, end)[0]),
-        request_goodput=rate(sum(map(good, ended))) if result.plan.slos else None,
+        output_throughput=rate(_delivered(own, *result.window)[0]),
+        request_goodput=rate(len(good)) if slos else None,
         ttft=Spread.of(_VALUES["ttft"](well), result.plan.percentiles),
         tpot=Spread.of(_VALUES["tpot"](well), result.plan.percentiles),
         e2el=Spread.of(_VALUES["e2el"](well), result.plan.percentiles),

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 from clients.load.plan import Plan
 from clients.load.record import CUT, OK
@@ -25,7 +25,6 @@ class LoadProgress:
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
-            TimeElapsedColumn(),
             TextColumn("{task.fields[now]}", markup=False),
             console=console,
             transient=True,
@@ -50,7 +49,9 @@ class LoadProgress:
         now = self._now(state, at, tokens / max(seconds, 1e-9))
         end = self._plan.window.end
         done = at if end is None else min(at, end)
-        self._bar.update(self._task, description=self._phase(at), completed=done, now=now)
+        self._bar.update(
+            self._task, description=f"{at:.0f} s, {self._phase(at)}", completed=done, now=now
+        )
         if not self._console.is_terminal and at >= self._next_line:
             line = f"{at:.0f} s, {self._phase(at)}: {now}"
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -51,8 +51,8 @@ def totals(summary: Summary) -> list[tuple[str, str]]:
         ("requests", _requests(summary)),
         ("answers per second", rate(summary.request_throughput, 2)),
         ("output tokens per second", rate(summary.output_throughput, 0)),
-        ("with prompt tokens", rate(summary.total_token_throughput, 0)),
-        ("most in a second, in flight", _peaks(summary)),
+        ("with prompts, tokens per second", rate(summary.total_token_throughput, 0)),
+        ("at most, in a second and at once", _peaks(summary)),
     ]
     if summary.good_share is not None:
         shares = ", ".join(f"{slo} {100 * s:.1f} %" for slo, s in summary.slo_shares.items())
@@ -71,20 +71,14 @@ def shares(found: Sequence[ShareNumbers], plan: Plan) -> Body:
     """One line per class of the mix. A count that is zero everywhere has no column."""
     last = f"{plan.percentiles[-1]:g}"
     counts = [(name, count) for name, count in COUNTS if any(count(share) for share in found)]
-    latencies = [
-        f"{name} {part}" for name in ("TTFT", "TPOT", "E2E") for part in ("p50", f"p{last}")
-    ]
-    headings = ["budget, policy", "ok", "tok/s", *latencies, *(name for name, _ in counts)]
+    pairs = [f"{name} p50 / p{last}" for name in ("TTFT", "TPOT", "E2E")]
+    headings = ["budget, policy", "ok", "tok/s", *pairs, *(name for name, _ in counts)]
     body = [
         [
             share.share,
             f"{share.completed:,}",
             _rate(share.output_throughput, 0),
-            *(
-                _milliseconds(value)
-                for spread in (share.ttft, share.tpot, share.e2el)
-                for value in ((spread.median, spread.percentiles[last]) if spread else (None, None))
-            ),
+            *(_pair(spread, last) for spread in (share.ttft, share.tpot, share.e2el)),
             *(f"{count(share):,}" for _, count in counts),
         ]
         for share in found
@@ -120,6 +114,12 @@ def _spread(spread: Spread | None, percentiles: int) -> list[str]:
         return ["-"] * (3 + percentiles)
     values = (spread.mean, spread.std, spread.median, *spread.percentiles.values())
     return [_milliseconds(value) for value in values]
+
+
+def _pair(spread: Spread | None, percent: str) -> str:
+    if spread is None:
+        return "-"
+    return f"{_milliseconds(spread.median)} / {_milliseconds(spread.percentiles[percent])}"
 
 
 def _milliseconds(value: float | None) -> str:

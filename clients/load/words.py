@@ -45,11 +45,11 @@ def notes(result: Result, summary: Summary) -> list[str]:
     if summary.failed:
         kinds = ", ".join(f"{count} {status}" for status, count in summary.errors.items())
         first = next(row.error for row in result.rows if row.counted and row.failed)
-        found.append(f"{summary.failed} requests failed ({kinds}); the first: {first}")
+        found.append(f"{_requests(summary.failed)} failed ({kinds}); the first: {first}")
     if summary.cut:
         found.append(
-            f"{summary.cut} requests were cut off at the end and are in no latency, which makes "
-            "the latencies look better than they are."
+            f"{_requests(summary.cut)} cut off at the end and in no latency, which makes latencies "
+            "look better than they are."
         )
     if result.cut_lengths:
         found.append(f"{result.cut_lengths} lengths were cut to what the model takes.")
@@ -95,3 +95,7 @@ def method(
         ("client", f"{environment.cpu}, {environment.cores} cores, {environment.system}"),
         ("versions", f"Python {environment.python}, {packages}"),
     ]
+
+
+def _requests(count: int) -> str:
+    return f"{count:,} request{'' if count == 1 else 's'}"

@@ -121,7 +121,7 @@ def test_some_failures_are_a_result_and_only_failures_are_not(tmp_path: Path) ->
     with serving(server) as target:
         code, out, _ = load("--server", target, *arguments, "--out", str(tmp_path / "some"))
         assert code == 0
-        assert "1 requests failed (1 RESOURCE_EXHAUSTED)" in out
+        assert "1 request failed (1 RESOURCE_EXHAUSTED)" in out
         server.failures = [refused] * 2
         code, out, err = load("--server", target, *arguments, "--out", str(tmp_path / "all"))
     assert code == 1

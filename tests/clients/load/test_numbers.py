@@ -141,8 +141,8 @@ def test_goodput() -> None:
         row(1, first_token=10.6),  # first token late
         row(2, end=11.5),  # end late
         row(3, status="INTERNAL"),
-        row(4, counted=False, scheduled=9.5, end=10.2, first_token=9.9),  # good, from the warm-up
-        row(5, scheduled=19.8, first_token=20.0, end=20.1),  # good, but ends in the drain
+        row(4, counted=False, scheduled=9.5, end=10.2, first_token=9.9),  # warm-up
+        row(5, scheduled=19.8, first_token=20.0, end=20.1),  # good, ends in the drain
         row(6, scheduled=12, first_token=12.4, end=12.4, chunk_times=[12.4], chunk_tokens=[1],
             completion_tokens=1),
     ]  # fmt: skip

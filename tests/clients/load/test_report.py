@@ -130,8 +130,8 @@ def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
     assert str(tmp_path) not in text
     for said in [
         "open loop, 8 requests/s, gamma with burstiness 0.5 arrivals, at most 64 in flight",
-        "1 requests failed (1 RESOURCE_EXHAUSTED); the first: RESOURCE_EXHAUSTED: full",
-        "1 requests were cut off",
+        "1 request failed (1 RESOURCE_EXHAUSTED); the first: RESOURCE_EXHAUSTED: full",
+        "1 request cut off",
         "96 r_kv (weight 2)",
         "10.0 s to 20.0 s",
         "288 blocks of 16 tokens",
