@@ -34,6 +34,7 @@ from benchmarks.paced_server import PROMPT, split_cores
 from clients.load.arrivals import ClosedLoop
 from clients.load.lengths import Length
 from clients.load.numbers import summarise
+from clients.load.offers import Offers
 from clients.load.plan import Plan
 from clients.load.runner import run_load
 from clients.local_server import local_servers
@@ -76,8 +77,8 @@ async def measure(offered: Offered) -> dict[str, Any]:
             os.sched_setaffinity(0, {min(split_cores()[1])})
             try:
                 async with AsyncClient(server.target, retry=NEVER) as client:
-                    info = await client.model_info()
-                    found = await run_load(client, info, plan, lambda state: None)
+                    offers = Offers(plan, await client.model_info())
+                    found = await run_load(client, plan, offers, lambda state: None)
             finally:
                 os.sched_setaffinity(0, ours)
     summary = summarise(found)

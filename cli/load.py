@@ -12,7 +12,7 @@ from cli.options import DEFAULT_SERVER, Timeout, option
 from cli.terminal import wide_console
 from clients.errors import LoadError
 from clients.load.arrivals import Arrivals, ClosedLoop, Rate, read_trace
-from clients.load.directory import PAGE, ROWS, reserve
+from clients.load.directory import PAGE, ROWS, check_free
 from clients.load.lengths import SHAPES, parse_length
 from clients.load.mix import parse_mix
 from clients.load.plan import Plan
@@ -45,7 +45,7 @@ PrefixTokens = Annotated[int, typer.Option(min=0, help="Start of all random prom
 Dataset = Annotated[Path | None, option("JSONL of real prompts instead of random token ids.")]
 Mix = Annotated[
     list[str] | None,
-    option("budget=TOKENS|full,policy=NAME,floor=TOKENS,weight=NUMBER; repeat for a mix."),
+    option("budget=TOKENS or full, policy=, floor=TOKENS, weight=NUMBER; repeat for a mix."),
 ]
 IgnoreEos = Annotated[bool | None, option("Go on after end tokens; default: random prompts do.",
                                           "--ignore-eos/--no-ignore-eos")]  # fmt: skip
@@ -102,7 +102,7 @@ def load(  # noqa: PLR0913 - the signature is the command line
             seed=seed, slos=parse_slos(slo or ()), percentiles=_percentiles(percentiles),
         )  # fmt: skip
         plan.check()
-        reserve(out)
+        check_free(out)
     _run(server, plan, out)
 
 

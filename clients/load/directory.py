@@ -7,10 +7,14 @@ from clients.errors import LoadError
 NUMBERS, ROWS, PAGE = "load.json", "requests.jsonl", "load.html"
 
 
-def reserve(directory: Path) -> None:
-    """Makes it; LoadError where it holds a run already, or cannot be made."""
+def check_free(directory: Path) -> None:
+    """Raises LoadError where the directory holds a run already."""
     if (directory / NUMBERS).exists():
         raise LoadError(f"{directory} holds a load test; choose another --out")
+
+
+def make(directory: Path) -> None:
+    """Makes it, or raises LoadError; done before the run, which should not be lost."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -34,7 +34,8 @@ class Offers:
     """
 
     def __init__(self, plan: Plan, info: pb.ModelInfo) -> None:
-        """Raises LoadError where the model cannot take what the plan asks for."""
+        """Raises LoadError where the plan cannot be, or the model cannot take what it asks for."""
+        plan.check()
         _check(plan, info)
         self._plan = plan
         self._info = info

@@ -14,7 +14,6 @@ from clients.load.offers import Offer, Offers
 from clients.load.plan import Plan, Window
 from clients.load.record import BROKEN, CUT, OK, Exchange, Row, rounded
 from clients.load.watch import LoopWatch, ServerLoad, Tick, poll_server
-from protos.sluice.v1 import sluice_pb2 as pb
 
 
 @dataclass(frozen=True)
@@ -44,17 +43,12 @@ class State:
 Show = Callable[[State], None]
 
 
-async def run_load(client: AsyncClient, info: pb.ModelInfo, plan: Plan, show: Show) -> Result:
-    """Runs the plan; `show` is called once a second.
+async def run_load(client: AsyncClient, plan: Plan, offers: Offers, show: Show) -> Result:
+    """Sends the offers of a plan; `show` is called once a second.
 
-    The client must not retry. Cancelling this (Ctrl-C) cancels the requests in flight and returns
-    what was measured until then.
-
-    Raises:
-        LoadError: the model cannot take what is asked for. Requests that fail are rows.
+    The client must not retry. Requests that fail are rows. Cancelling this (Ctrl-C) cancels the
+    requests in flight and returns what was measured until then.
     """
-    plan.check()
-    offers = Offers(plan, info)
     run = _Run(client, plan, iter(offers))
     watch = LoopWatch(run.state.origin)
     server: list[ServerLoad] = []

@@ -7,8 +7,10 @@ from pathlib import Path
 from rich.console import Console
 
 from clients.async_client import AsyncClient
+from clients.load.directory import make
 from clients.load.files import write_run
 from clients.load.numbers import Summary, summarise
+from clients.load.offers import Offers
 from clients.load.plan import Plan
 from clients.load.progress import LoadProgress
 from clients.load.runner import Result, run_load
@@ -21,18 +23,20 @@ def measure(server: str, plan: Plan, out: Path, console: Console) -> tuple[Resul
 
     Raises:
         CallError: nobody is there. Later failures are rows.
-        LoadError: the model cannot take what is asked for.
+        LoadError: the model cannot take what is asked for, or `out` cannot be made.
     """
     began = datetime.now(UTC)
-    result, facts = asyncio.run(_run(server, plan, console))
+    result, facts = asyncio.run(_run(server, plan, out, console))
     summary = summarise(result)
     write_run(out, result, summary, facts, began)
     return result, summary
 
 
-async def _run(server: str, plan: Plan, console: Console) -> tuple[Result, ServerFacts]:
+async def _run(server: str, plan: Plan, out: Path, console: Console) -> tuple[Result, ServerFacts]:
     async with AsyncClient(server, retry=NEVER) as client:
         info = await client.model_info()
         facts = ServerFacts.of(info, await client.server_info())
+        offers = Offers(plan, info)
+        make(out)
         with LoadProgress(console, plan) as progress:
-            return await run_load(client, info, plan, progress.show), facts
+            return await run_load(client, plan, offers, progress.show), facts

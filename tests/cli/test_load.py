@@ -112,6 +112,14 @@ def test_nobody_there_is_one_line(tmp_path: Path) -> None:
     assert (code, out) == (1, "")
     assert err.startswith("sluice: UNAVAILABLE")
     assert err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_directory_is_used_once(tmp_path: Path) -> None:
+    (tmp_path / "load.json").touch()
+    code, _, err = load("--concurrency", "2", "--requests", "5", "--out", str(tmp_path))
+    assert code == 2
+    assert "holds a load test; choose another --out" in err
 
 
 def test_some_failures_are_a_result_and_only_failures_are_not(tmp_path: Path) -> None:

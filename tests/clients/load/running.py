@@ -6,6 +6,7 @@ from typing import Any
 
 from clients.async_client import AsyncClient
 from clients.load.arrivals import ClosedLoop
+from clients.load.offers import Offers
 from clients.load.plan import Plan
 from clients.load.record import OK, Row
 from clients.load.runner import Result, State, run_load
@@ -31,7 +32,7 @@ def run(
 ) -> Result:
     async def scenario(target: str) -> Result:
         async with AsyncClient(target, retry=NEVER) as client:
-            return await run_load(client, await client.model_info(), wanted, show)
+            return await run_load(client, wanted, Offers(wanted, await client.model_info()), show)
 
     with serving(server) as target:
         return asyncio.run(scenario(target))

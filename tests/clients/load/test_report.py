@@ -16,7 +16,7 @@ from clients.environment import environment
 from clients.errors import LoadError
 from clients.load import table, words
 from clients.load.arrivals import Call, ClosedLoop, Rate, Trace
-from clients.load.directory import NUMBERS, PAGE, ROWS, reserve
+from clients.load.directory import NUMBERS, PAGE, ROWS, check_free, make
 from clients.load.files import numbers, write_run
 from clients.load.lengths import parse_length
 from clients.load.mix import parse_mix
@@ -81,7 +81,7 @@ def document(run: Result) -> dict[str, Any]:
 
 
 def written(directory: Path, run: Result) -> dict[str, Any]:
-    reserve(directory)
+    make(directory)
     write_run(directory, run, summarise(run), facts("m"), BEGAN)
     found: dict[str, Any] = json.loads((directory / NUMBERS).read_text())
     return found
@@ -160,14 +160,14 @@ def test_names_are_escaped(tmp_path: Path) -> None:
 
 
 def test_a_directory_is_used_once(tmp_path: Path) -> None:
-    reserve(tmp_path / "run")
-    reserve(tmp_path / "run")
+    make(tmp_path / "run")
+    check_free(tmp_path / "run")
     (tmp_path / "run" / NUMBERS).touch()
     with pytest.raises(LoadError, match="holds a load test; choose another --out"):
-        reserve(tmp_path / "run")
+        check_free(tmp_path / "run")
     (tmp_path / "file").touch()
     with pytest.raises(LoadError, match="cannot make the directory"):
-        reserve(tmp_path / "file")
+        make(tmp_path / "file")
 
 
 def shown(run: Result) -> str:

@@ -16,6 +16,7 @@ from clients.load.arrivals import Call, ClosedLoop, Rate, Trace
 from clients.load.lengths import Length
 from clients.load.mix import parse_mix
 from clients.load.numbers import summarise
+from clients.load.offers import Offers
 from clients.load.record import CUT, OK, Row, write
 from clients.load.runner import State, run_load
 from clients.retry import NEVER
@@ -234,7 +235,7 @@ def test_an_interruption_leaves_what_was_measured() -> None:
                     main.cancel()
 
             wanted = plan(arrivals=ClosedLoop(2), requests=50, prompts=NUMBERED)
-            found = await run_load(client, await client.model_info(), wanted, show)
+            found = await run_load(client, wanted, Offers(wanted, INFO), show)
             hold.set()
             assert not main.cancelling()
             return found.rows, found.interrupted
