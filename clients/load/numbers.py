@@ -19,7 +19,7 @@ from clients.load.watch import Tick
 
 LATENCIES = ("ttft", "tpot", "itl", "e2el", "sent_ttft", "sent_e2el", "lag")
 LAG_ALLOWED = 0.01  # of the mean end-to-end latency
-CORES_ALLOWED = 0.9
+BUSY_ALLOWED = 0.9  # of the time, and of one core
 
 
 class Spread(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +51,7 @@ class ClientLoad(msgspec.Struct, frozen=True, kw_only=True):
     loop_delay_ms: float  # mean time that a message waited for the client's event loop
     loop_delay_p99_ms: float
     lag_share: float | None  # the two means over the mean end-to-end latency
+    busy: float | None  # share of the window in which the event loop did not wait for events
     cores: float | None  # CPU time of this process over wall time, within the window
 
     @property
@@ -63,10 +64,11 @@ class ClientLoad(msgspec.Struct, frozen=True, kw_only=True):
                 f"(requests sent {self.lag_ms:.1f} ms late, messages read {self.loop_delay_ms:.1f} "
                 f"ms late, on average; allowed: {100 * LAG_ALLOWED:g} %)"
             )
-        if self.cores is not None and self.cores >= CORES_ALLOWED:
+        if max(self.busy or 0.0, self.cores or 0.0) >= BUSY_ALLOWED:
+            busy = "" if self.busy is None else f"was busy {100 * self.busy:.0f} % of the time and "
             found.append(
-                f"it used {self.cores:.2f} of the one core that it can use "
-                f"(allowed: {CORES_ALLOWED:g})"
+                f"it {busy}used {self.cores or 0.0:.2f} of the one core that it can use "
+                f"(allowed of each: {100 * BUSY_ALLOWED:g} %)"
             )
         return found
 
@@ -177,14 +179,28 @@ def client_load(
     late = 1000 * np.array([tick.late for tick in inside] or [0.0])
     lag, whole = spreads["lag"], spreads["e2el"]
     lag_ms = lag.mean if lag else 0.0
-    wall = inside[-1].at + inside[-1].late - inside[0].at - inside[0].late if inside else 0.0
+    busy, cores = _used(inside)
     return ClientLoad(
         lag_ms=lag_ms,
         loop_delay_ms=float(late.mean()),
         loop_delay_p99_ms=float(np.percentile(late, 99)),
         lag_share=(lag_ms + float(late.mean())) / whole.mean if whole and whole.mean else None,
-        cores=(inside[-1].cpu - inside[0].cpu) / wall if wall > 0 else None,
+        busy=busy,
+        cores=cores,
     )
+
+
+def _used(ticks: Sequence[Tick]) -> tuple[float | None, float | None]:
+    """Share of the time that the loop was busy, and cores used, from the first tick to the last."""
+    if not ticks:
+        return None, None
+    first, last = ticks[0], ticks[-1]
+    wall = last.at + last.late - first.at - first.late
+    if wall <= 0:
+        return None, None
+    known = first.idle is not None and last.idle is not None
+    busy = 1 - ((last.idle or 0.0) - (first.idle or 0.0)) / wall if known else None
+    return busy, (last.cpu - first.cpu) / wall
 
 
 def _delivered(rows: Sequence[Row], start: float, end: float) -> tuple[int, int]:

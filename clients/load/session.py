@@ -9,6 +9,7 @@ from rich.console import Console
 from clients.async_client import AsyncClient
 from clients.load.directory import make
 from clients.load.files import write_run
+from clients.load.loop import WatchedLoop
 from clients.load.numbers import Summary, summarise
 from clients.load.offers import Offers
 from clients.load.plan import Plan
@@ -26,7 +27,8 @@ def measure(server: str, plan: Plan, out: Path, console: Console) -> tuple[Resul
         LoadError: the model cannot take what is asked for, or `out` cannot be made.
     """
     began = datetime.now(UTC)
-    result, facts = asyncio.run(_run(server, plan, out, console))
+    with asyncio.Runner(loop_factory=WatchedLoop) as runner:
+        result, facts = runner.run(_run(server, plan, out, console))
     summary = summarise(result)
     write_run(out, result, summary, facts, began)
     return result, summary

@@ -62,8 +62,9 @@ def totals(summary: Summary) -> list[tuple[str, str]]:
         ]
     client = summary.client
     lag = "-" if client.lag_share is None else f"{100 * client.lag_share:.2f} % of E2E"
+    busy = "" if client.busy is None else f"busy {100 * client.busy:.0f} % of the time, "
     cores = "-" if client.cores is None else f"{client.cores:.2f} cores"
-    found.append(("this client", f"late by {lag}, {cores}"))
+    found.append(("this client", f"late by {lag}, {busy}{cores}"))
     return found
 
 

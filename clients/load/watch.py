@@ -10,6 +10,7 @@ import msgspec
 
 from clients.async_client import AsyncClient
 from clients.errors import CallError
+from clients.load.loop import WatchedLoop
 
 TICK_SECONDS = 0.02
 POLL_SECONDS = 1.0
@@ -23,6 +24,7 @@ class Tick:
     at: float  # when it should have been
     late: float  # how long the event loop took to get to it, as to any message that came then
     cpu: float  # seconds of CPU time of this process so far
+    idle: float | None = None  # seconds in which the loop waited so far, where it knows
 
 
 class ServerLoad(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,11 +56,16 @@ class LoopWatch:
 
     def look(self) -> None:
         """Notes every tick that is due by now."""
-        now, cpu = self._clock(), time.process_time()
+        now, cpu, idle = self._clock(), time.process_time(), _idle_seconds()
         while self._due <= now:
             late = max(now - self._due - TIMER_SECONDS, 0.0)
-            self.ticks.append(Tick(self._due - self._origin, late, cpu))
+            self.ticks.append(Tick(self._due - self._origin, late, cpu, idle))
             self._due += TICK_SECONDS
+
+
+def _idle_seconds() -> float | None:
+    loop = asyncio.get_running_loop()
+    return loop.idle_seconds if isinstance(loop, WatchedLoop) else None
 
 
 async def poll_server(

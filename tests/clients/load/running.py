@@ -6,6 +6,7 @@ from typing import Any
 
 from clients.async_client import AsyncClient
 from clients.load.arrivals import ClosedLoop
+from clients.load.loop import WatchedLoop
 from clients.load.offers import Offers
 from clients.load.plan import Plan
 from clients.load.record import OK, Row
@@ -34,8 +35,8 @@ def run(
         async with AsyncClient(target, retry=NEVER) as client:
             return await run_load(client, wanted, Offers(wanted, await client.model_info()), show)
 
-    with serving(server) as target:
-        return asyncio.run(scenario(target))
+    with serving(server) as target, asyncio.Runner(loop_factory=WatchedLoop) as runner:
+        return runner.run(scenario(target))
 
 
 def row(index: int = 0, **changes: Any) -> Row:

@@ -213,8 +213,11 @@ def spreads(lag: float, e2el: float) -> dict[str, Spread | None]:
     return {"lag": Spread.of([lag], (99,)), "e2el": Spread.of([e2el], (99,))}
 
 
-def ticks(late: float, cores: float) -> list[Tick]:
-    return [Tick(at / 10, late, cores * at / 10) for at in range(301)]
+def ticks(late: float, cores: float, busy: float | None = None) -> list[Tick]:
+    def idle(at: int) -> float | None:
+        return None if busy is None else (1 - busy) * at / 10
+
+    return [Tick(at / 10, late, cores * at / 10, idle(at)) for at in range(301)]
 
 
 def test_what_the_client_adds() -> None:
@@ -222,7 +225,7 @@ def test_what_the_client_adds() -> None:
     assert found.lag_ms == pytest.approx(4)
     assert found.loop_delay_ms == pytest.approx(6)
     assert found.lag_share == pytest.approx(0.010 / 2.0)
-    assert found.cores == pytest.approx(0.5)
+    assert (found.cores, found.busy) == (pytest.approx(0.5), None)
     assert found.complaints == []
 
 
@@ -234,20 +237,22 @@ def test_only_the_window_counts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("late", "lag", "cores", "words"),
+    ("late", "lag", "cores", "busy", "words"),
     [
-        (0.0, 0.021, 0.2, ["late by 1.1 %"]),
-        (0.021, 0.0, 0.2, ["late by 1.1 %"]),
-        (0.0, 0.019, 0.2, []),
-        (0.0, 0.0, 0.91, ["used 0.91 of the one core"]),
-        (0.0, 0.0, 0.89, []),
-        (0.05, 0.05, 0.95, ["late by 5.0 %", "used 0.95"]),
+        (0.0, 0.021, 0.2, 0.2, ["late by 1.1 %"]),
+        (0.021, 0.0, 0.2, 0.2, ["late by 1.1 %"]),
+        (0.0, 0.019, 0.2, 0.2, []),
+        (0.0, 0.0, 0.91, 0.2, ["used 0.91 of the one core"]),
+        (0.0, 0.0, 0.91, None, ["it used 0.91 of the one core"]),
+        (0.0, 0.0, 0.4, 0.91, ["busy 91 % of the time and used 0.40 of"]),
+        (0.0, 0.0, 0.89, 0.89, []),
+        (0.05, 0.05, 0.95, 1.0, ["late by 5.0 %", "busy 100 %"]),
     ],
 )
 def test_a_client_that_is_the_bottleneck_says_so(
-    late: float, lag: float, cores: float, words: list[str]
+    late: float, lag: float, cores: float, busy: float | None, words: list[str]
 ) -> None:
-    found = client_load(ticks(late, cores), (10.0, 20.0), spreads(lag, 2.0)).complaints
+    found = client_load(ticks(late, cores, busy), (10.0, 20.0), spreads(lag, 2.0)).complaints
     assert len(found) == len(words)
     assert all(word in said for word, said in zip(words, found, strict=True))
 
@@ -255,7 +260,7 @@ def test_a_client_that_is_the_bottleneck_says_so(
 def test_a_run_without_answers_has_no_share_of_them() -> None:
     found = client_load([], (0.0, 0.0), {"lag": None, "e2el": None})
     assert found == ClientLoad(
-        lag_ms=0.0, loop_delay_ms=0.0, loop_delay_p99_ms=0.0, lag_share=None, cores=None
+        lag_ms=0.0, loop_delay_ms=0.0, loop_delay_p99_ms=0.0, lag_share=None, busy=None, cores=None
     )
 
 
