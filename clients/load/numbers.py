@@ -123,7 +123,10 @@ def summarise(result: Result) -> Summary:
     seconds = end - start
     counted = [row for row in rows if row.counted]
     well = [row for row in counted if row.ok]
-    spreads = {name: Spread.of(values(well), plan.percentiles) for name, values in _VALUES.items()}
+    measured = {name: counted if name == "lag" else well for name in LATENCIES}
+    spreads = {
+        name: Spread.of(_VALUES[name](own), plan.percentiles) for name, own in measured.items()
+    }
     output, prompts = _delivered(rows, start, end)
     ended = [row for row in rows if row.ok and start <= row.end <= end]
     slos = plan.slos

@@ -35,11 +35,13 @@ def asked(plan: Plan) -> str:
 
 def notes(result: Result, summary: Summary) -> list[str]:
     """What a reader must know before believing the numbers; the client's own limits first."""
-    found = [
-        f"WARNING: the client is the bottleneck: {complaint}. Latencies include it and throughput "
-        "may be the client's own; use a longer --stream-interval, a lower rate, or several clients."
-        for complaint in summary.client.complaints
-    ]
+    found = []
+    if complaints := summary.client.complaints:
+        found.append(
+            f"WARNING: the client is the bottleneck: {'; '.join(complaints)}. Latencies include it "
+            "and throughput may be the client's own; use a longer --stream-interval, a lower rate, "
+            "or several clients."
+        )
     if result.interrupted:
         found.append("Interrupted: these are the numbers until then.")
     if summary.failed:
