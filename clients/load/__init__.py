@@ -16,5 +16,6 @@ What is measured, in the words of the files:
   in the latencies, not in the throughput; --drain-seconds limits the wait. Those that are cut off
   are counted as cut, and are in no latency. A closed loop or a trace without --duration has no end
   of its own: there the window ends with the last answer.
-- Nothing is ever sent again. A failed request is counted under its gRPC status.
+- Nothing is ever sent again. A failed request is counted under its gRPC status. In a closed loop
+  its slot is free a tenth of a second later, so that a dead server is not stormed.
 """

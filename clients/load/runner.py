@@ -10,10 +10,13 @@ from dataclasses import dataclass, field
 
 from clients.async_client import AsyncClient
 from clients.errors import BrokenStream, CallError
+from clients.load.arrivals import ClosedLoop
 from clients.load.offers import Offer, Offers
 from clients.load.plan import Plan, Window
 from clients.load.record import BROKEN, CUT, OK, Exchange, Row, rounded
 from clients.load.watch import LoopWatch, ServerLoad, Tick, poll_server
+
+FAILED_SECONDS = 0.1  # a closed loop pauses after a failure; it would be a storm on a dead server
 
 
 @dataclass(frozen=True)
@@ -189,15 +192,21 @@ class _Run:
         finally:
             state.running -= 1
             self._live.discard(exchange)
-            end = self._note(exchange, status, error)
-            if self._slots is not None:
-                self._slots.put_nowait(end)
+            self._note(exchange, status, error)
+            self._free_slot(status)
 
-    def _note(self, exchange: Exchange, status: str, error: str | None) -> float:
-        end = self._now()
+    def _free_slot(self, status: str) -> None:
+        if self._slots is None:
+            return
+        if isinstance(self._plan.arrivals, ClosedLoop) and status not in (OK, CUT):
+            loop, slots = asyncio.get_running_loop(), self._slots
+            loop.call_later(FAILED_SECONDS, lambda: slots.put_nowait(self._now()))
+        else:
+            self._slots.put_nowait(self._now())
+
+    def _note(self, exchange: Exchange, status: str, error: str | None) -> None:
         self.state.ended[status] += 1
-        self._rows.append(exchange.row(status, error, end))
-        return end
+        self._rows.append(exchange.row(status, error, self._now()))
 
     def _note_unsent(self) -> None:
         """Those whose time had come when the run ended are cut as well, not forgotten."""

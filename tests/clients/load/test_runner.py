@@ -266,6 +266,13 @@ def test_failures_are_rows_and_never_sent_again() -> None:
     assert summary.errors == {kind.name: 1 for kind in kinds.values()}
 
 
+def test_a_closed_loop_does_not_storm_a_server_that_fails() -> None:
+    found = run(fake(fail=lambda request: Failure(Code.UNAVAILABLE)), plan(requests=7))
+    assert {row.status for row in found.rows} == {"UNAVAILABLE"}
+    for earlier, later in zip(found.rows, found.rows[3:], strict=False):
+        assert later.scheduled >= earlier.end + 0.09
+
+
 def test_a_failure_half_way_keeps_its_tokens() -> None:
     broken = Failure(Code.UNAVAILABLE, after_events=2)
     found = run(fake(failures=[broken], answer=lambda prompt: "abcd"), plan(requests=2))
