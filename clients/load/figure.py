@@ -61,6 +61,7 @@ def distributions(result: Result) -> bytes:
             _distribution(axes, found, metric)
             _objective(axes, result, metric)
             axes.set_xlabel(label)
+            axes.locator_params(axis="x", nbins=6)
             axes.set_ylim(0, 1.02)
             axes.set_yticks([0, 0.25, 0.5, 0.75, 0.9, 1], ["0", "25", "50", "75", "90", "100"])
             _finish(axes)
@@ -89,12 +90,13 @@ def _objective(axes: Axes, result: Result, metric: str) -> None:
     for slo in result.plan.slos:
         if slo.metric != metric:
             continue
-        beyond = slo.milliseconds > end
+        beyond, left = slo.milliseconds > end, slo.milliseconds < end / 3
         if not beyond:
             axes.axvline(slo.milliseconds, color=INK, linewidth=1.2, linestyle=":")
         axes.annotate(
             f"SLO {slo.milliseconds:g}" + (" beyond" if beyond else ""),
-            (min(slo.milliseconds, end), 0.03), xytext=(-3, 0), ha="right",
+            (min(slo.milliseconds, end), 0.03), xytext=(3 if left else -3, 0),
+            ha="left" if left else "right",
             xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=8,
         )  # fmt: skip
 

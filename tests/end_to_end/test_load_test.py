@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from clients.load.record import Row
 from tests.end_to_end.test_fake_service import LocalServer, server, sluice
@@ -43,5 +44,5 @@ def test_a_load_test_from_the_command_line(server: LocalServer, tmp_path: Path) 
         for at, count in zip(row.chunk_times, row.chunk_tokens, strict=True)
         if start <= at <= end
     )
-    assert numbers["output_throughput"] * WINDOW_SECONDS == within
+    assert numbers["output_throughput"] * WINDOW_SECONDS == pytest.approx(within)
     assert [load["running"] for load in numbers["server_load"]]
