@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from cli.failures import INTERRUPTED, USAGE, fail, one_line_errors
-from cli.options import DEFAULT_SERVER, Timeout, option
+from cli.options import DATASETS_HELP, DEFAULT_SERVER, Timeout, names, option
 from cli.terminal import wide_console
 from clients.errors import LoadError
 from clients.load.arrivals import Arrivals, ClosedLoop, Rate, read_trace
@@ -17,7 +17,8 @@ from clients.load.lengths import SHAPES, parse_length
 from clients.load.mix import parse_mix
 from clients.load.plan import Plan
 from clients.load.slo import parse_slos
-from clients.workloads import jsonl
+from clients.workloads import prompts
+from clients.workloads.catalogue import choose
 
 Server = Annotated[str, typer.Option(help="host:port of the service.")]
 Out = Annotated[Path | None, option("New directory; default: one in runs/.")]
@@ -42,7 +43,7 @@ Drain = Annotated[float | None, option("Longest wait for requests in flight at t
 PromptTokens = Annotated[str, typer.Option(help=f"Length: {SHAPES}.")]
 OutputTokens = Annotated[str, typer.Option(help="The same; the most, where answers may stop.")]
 PrefixTokens = Annotated[int, typer.Option(min=0, help="Start of all random prompts, the same.")]
-Dataset = Annotated[Path | None, option("JSONL of real prompts instead of random token ids.")]
+Datasets = Annotated[str | None, option(f"Real prompts, not random token ids: {DATASETS_HELP}")]
 Mix = Annotated[
     list[str] | None,
     option("budget=TOKENS or full, policy=, floor=TOKENS, weight=NUMBER; repeat for a mix."),
@@ -72,7 +73,7 @@ def load(  # noqa: PLR0913 - the signature is the command line
     prompt_tokens: PromptTokens = str(Plan.prompt_tokens),
     output_tokens: OutputTokens = str(Plan.output_tokens),
     prefix_tokens: PrefixTokens = Plan.prefix_tokens,
-    dataset: Dataset = None,
+    datasets: Datasets = None,
     mix: Mix = None,
     ignore_eos: IgnoreEos = None,
     temperature: Temperature = 0.0,
@@ -96,8 +97,8 @@ def load(  # noqa: PLR0913 - the signature is the command line
             requests=requests, warm_up=warm_up, warm_up_requests=warm_up_requests,
             max_concurrency=max_concurrency, drain_seconds=drain_seconds,
             prompt_tokens=parse_length(prompt_tokens), output_tokens=parse_length(output_tokens),
-            prefix_tokens=prefix_tokens, prompts=_prompts(dataset), mix=parse_mix(mix or ()),
-            ignore_eos=dataset is None if ignore_eos is None else ignore_eos,
+            prefix_tokens=prefix_tokens, prompts=_prompts(datasets, seed), mix=parse_mix(mix or ()),
+            ignore_eos=datasets is None if ignore_eos is None else ignore_eos,
             temperature=temperature, stream_interval=stream_interval, request_seconds=timeout,
             seed=seed, slos=parse_slos(slo or ()), percentiles=_percentiles(percentiles),
         )  # fmt: skip
@@ -143,8 +144,15 @@ def _arrivals(
     return Rate(rate, burstiness if process == "poisson" else None)
 
 
-def _prompts(dataset: Path | None) -> tuple[str, ...]:
-    return tuple(problem.prompt for problem in jsonl.load(dataset)) if dataset else ()
+def _prompts(datasets: str | None, seed: int) -> tuple[str, ...]:
+    """What a sweep would ask, as one text each."""
+    if datasets is None:
+        return ()
+    chosen = choose(names(datasets), None, seed)
+    asked = (
+        prompts.messages(problem, prompts.DEFAULT) for own in chosen.values() for problem in own
+    )
+    return tuple("\n\n".join(message.content for message in turns) for turns in asked)
 
 
 def _percentiles(text: str) -> tuple[float, ...]:

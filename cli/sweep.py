@@ -11,7 +11,16 @@ import typer
 from rich.console import Console
 
 from cli.failures import USAGE, fail, one_line_errors
-from cli.options import DEFAULT_SERVER, MaxTokens, Timeout, TopK, TopP, option
+from cli.options import (
+    DATASETS_HELP,
+    DEFAULT_SERVER,
+    MaxTokens,
+    Timeout,
+    TopK,
+    TopP,
+    names,
+    option,
+)
 from cli.terminal import wide_console
 from clients.records import Record
 from clients.report.files import PAGE, write_report
@@ -19,12 +28,9 @@ from clients.report.table import show
 from clients.sweep.plan import Plan, Settings, parse_budgets
 from clients.sweep.presets import DEFAULT, PRESETS, preset
 from clients.sweep.runner import sweep as run_sweep
-from clients.workloads.catalogue import NAMES, choose
+from clients.workloads.catalogue import choose
 from clients.workloads.prompts import RECIPES, recipe
 
-DATASETS_HELP = (
-    f"With commas, of {', '.join(NAMES)}, or files in JSONL or CSV (FILE, or NAME=FILE)."
-)
 PROMPT_HELP = f"Around bare questions, one of {', '.join(RECIPES)}."
 SAMPLING_HELP = f"One of {', '.join(PRESETS)}; the options below replace parts of it."
 
@@ -35,7 +41,7 @@ Servers = Annotated[
     list[str] | None,
     option(f"host:port, {DEFAULT_SERVER}; may be repeated. Servers of one model share its load."),
 ]
-Datasets = Annotated[str, option(DATASETS_HELP)]
+Datasets = Annotated[str, option(f"Some {DATASETS_HELP}")]
 Prompt = Annotated[str, typer.Option(help=PROMPT_HELP)]
 Preset = Annotated[str, typer.Option(help=SAMPLING_HELP)]
 Budgets = Annotated[
@@ -89,8 +95,8 @@ def sweep(  # noqa: PLR0913 - the signature is the command line
             request_seconds=timeout,
             prompt=prompt,
         )
-        problems = choose(_names(datasets), n, seed)
-        plan = Plan(problems, parse_budgets(budgets), tuple(_names(policies)), settings)
+        problems = choose(names(datasets), n, seed)
+        plan = Plan(problems, parse_budgets(budgets), tuple(names(policies)), settings)
     if out is None:
         out = Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
         typer.echo(f"run: {out}", err=True)
@@ -108,8 +114,3 @@ def _complain(rows: Sequence[Record]) -> None:
     if reasons:
         [(most, _)] = reasons.most_common(1)
         fail(f"{reasons.total()} requests failed, which the same command asks again; mostly {most}")
-
-
-def _names(text: str | None) -> list[str]:
-    parts = [part.strip() for part in (text or "").split(",")]
-    return list(dict.fromkeys(part for part in parts if part))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,9 +11,8 @@ from clients.load.numbers import labels
 from clients.load.record import Row
 from clients.load.runner import Result
 from clients.load.series import held_back, in_flight, tokens_per_second
-from clients.report.curves import COLOURS, DASHES, MARKS
-from clients.report.figure import STYLE, svg_of
-from clients.report.panel import BLUE, GREY, INK, ORANGE
+from clients.report.sheet import svg_of
+from clients.report.style import BLUE, GREY, INK, NOTE, ORANGE, RC, line_style, tidy
 
 if TYPE_CHECKING:  # matplotlib takes a second to import, and most commands draw nothing
     from matplotlib.axes import Axes
@@ -34,7 +33,7 @@ def series(result: Result) -> bytes:
     from matplotlib.figure import Figure
 
     panels = [_tokens, _requests, *([_pool] if result.server else []), _first_tokens]
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(RC):
         figure = Figure(figsize=(WIDTH, PANEL * len(panels) + 0.6), layout="constrained")
         all_axes = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
         for draw, axes in zip(panels, all_axes, strict=True):
@@ -52,7 +51,7 @@ def distributions(result: Result) -> bytes:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(RC):
         figure = Figure(figsize=(WIDTH, LOW), layout="constrained")
         found = _by_share(result, within_window=True)
         for axes, (metric, label) in zip(
@@ -79,7 +78,7 @@ def _distribution(axes: Axes, found: Mapping[str, Sequence[Row]], metric: str) -
     for index, (share, rows) in enumerate(found.items()):
         values = [1000 * v for row in rows if (v := row.latencies[metric]) is not None]
         if values:
-            axes.ecdf(values, label=share, **_style(index))
+            axes.ecdf(values, label=share, linewidth=1.6, **{**line_style(index), "marker": None})
             largest = max(largest, *values)
     axes.set_xlim(0, 1.1 * largest or 1.0)
 
@@ -152,9 +151,9 @@ def _first_tokens(axes: Axes, result: Result) -> None:
         if points:
             x, y = zip(*points, strict=True)
             largest = max(largest, *y)
-            axes.plot(x, y, MARKS[index % len(MARKS)], color=COLOURS[index % len(COLOURS)],
-                      markersize=3, label=share, rasterized=len(points) > MANY,
-                      fillstyle="full" if index % 2 == 0 else "none")  # fmt: skip
+            look = {**line_style(index), "linestyle": "", "markersize": 3}
+            look["fillstyle"] = "full" if index % 2 == 0 else "none"
+            axes.plot(x, y, label=share, rasterized=len(points) > MANY, **look)
     axes.set_ylim(0, 1.08 * largest or 1.0)
     axes.set_ylabel("TTFT (ms)")
     if len(found) > 1:
@@ -167,14 +166,6 @@ def _by_share(result: Result, *, within_window: bool) -> dict[str, list[Row]]:
         if row.ok and (row.counted or not within_window):
             found[row.share].append(row)
     return found
-
-
-def _style(index: int) -> dict[str, Any]:
-    return {
-        "color": COLOURS[index % len(COLOURS)],
-        "linestyle": DASHES[index % len(DASHES)],
-        "linewidth": 1.4 + 0.5 * (index // len(DASHES) % 2),
-    }
 
 
 def _end(result: Result) -> float:
@@ -197,7 +188,7 @@ def _name_spans(axes: Axes, result: Result) -> None:
     for name, start, end in _spans(result):
         axes.annotate(
             name, ((start + end) / 2, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 2),
-            textcoords="offset points", ha="center", va="bottom", fontsize=8, color="#555555",
+            textcoords="offset points", ha="center", va="bottom", fontsize=8, color=NOTE,
         )  # fmt: skip
 
 
@@ -208,8 +199,5 @@ def _legend(axes: Axes) -> None:
 
 
 def _finish(axes: Axes) -> None:
-    axes.grid(axis="y", color="#E4E4E4", linewidth=0.7)
-    axes.set_axisbelow(True)
+    tidy(axes)
     axes.set_ylim(bottom=0)
-    axes.tick_params(length=0)
-    axes.spines[["top", "right"]].set_visible(False)

@@ -28,6 +28,19 @@ th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left; }
 """
 
 
+def document(title: str, parts: Iterable[str]) -> str:
+    """A page of `parts`, which are HTML already; it needs no network and no files beside it."""
+    lines = [
+        "<!doctype html>",
+        '<html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{text(title)}</title><style>{STYLE}</style></head><body>",
+        *parts,
+        "</body></html>",
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def text(words: str) -> str:
     return html.escape(words, quote=True)
 
@@ -64,6 +77,10 @@ def plate(found: Plate) -> str:
     """The figure, drawn into the page itself, or why there is none."""
     if found.picture is None:
         return f'<p class="missing">Not drawn ({text(found.alt)}): {text(found.reason)}.</p>'
-    data = base64.b64encode(found.picture.svg).decode("ascii")
-    source = f"data:image/svg+xml;base64,{data}"
-    return f'<figure><img alt="{text(found.alt)}" src="{source}"></figure>'
+    return f"<figure>{image(found.picture.svg, found.alt)}</figure>"
+
+
+def image(svg: bytes, alt: str) -> str:
+    """The picture, inside the page."""
+    data = base64.b64encode(svg).decode("ascii")
+    return f'<img alt="{text(alt)}" src="data:image/svg+xml;base64,{data}">'

@@ -7,7 +7,7 @@ from clients.report.differences import Compared, Kind
 from clients.report.findings import Findings
 from clients.report.gallery import Plate
 from clients.report.intervals import against_reference
-from clients.report.markup import STYLE, facts, heading, notes, paragraph, plate, text
+from clients.report.markup import document, facts, heading, notes, paragraph, plate
 from clients.report.markup import table as grid
 from clients.report.numbers import Summary, policies_of
 from clients.report.sources import Source
@@ -24,10 +24,6 @@ def render(findings: Findings, shared: Sequence[Plate], own: Mapping[str, Sequen
     cells = findings.answered
     title = ", ".join(dict.fromkeys(source.manifest.run for source in findings.sources))
     parts = [
-        "<!doctype html>",
-        '<html lang="en"><head><meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>Sluice: {text(title)}</title><style>{STYLE}</style></head><body>",
         heading(1, "Accuracy and throughput against the KV budget"),
         paragraph(
             "Every request chose its own KV budget: the most tokens its sequence may hold in the "
@@ -50,9 +46,8 @@ def render(findings: Findings, shared: Sequence[Plate], own: Mapping[str, Sequen
             "lm_eval/ the results in the format of lm-evaluation-harness, and rows.jsonl of each "
             "run every answer."
         ),
-        "</body></html>",
     ]
-    return "\n".join(parts) + "\n"
+    return document(f"Sluice: {title}", parts)
 
 
 def _model(findings: Findings, model: str, plates: Sequence[Plate]) -> list[str]:

@@ -135,9 +135,13 @@ def paint(draw: Callable[[], Sheet]) -> Picture:
 
     with mpl.rc_context(RC):
         figure = draw().figure
-        svg = _save(figure, "svg")
-        # without the prologue, which names a document type on the network
-        return Picture(png=_save(figure, "png"), svg=svg[svg.index(b"<svg") :])
+        return Picture(png=_save(figure, "png"), svg=svg_of(figure))
+
+
+def svg_of(figure: Figure) -> bytes:
+    """The figure as SVG, without the prologue, which names a document type on the network."""
+    svg = _save(figure, "svg")
+    return svg[svg.index(b"<svg") :]
 
 
 def _save(figure: Figure, kind: str) -> bytes:

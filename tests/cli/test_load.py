@@ -56,7 +56,7 @@ def test_an_open_loop_of_real_prompts(tmp_path: Path, monkeypatch: pytest.Monkey
     with serving(server) as target:
         code, text, _ = load(
             "--server", target, "--rate", "50", "--arrivals", "constant", "--duration", "0.06",
-            "--dataset", str(data), "--max-concurrency", "1",
+            "--datasets", str(data), "--max-concurrency", "1",
         )  # fmt: skip
     assert code == 0
     assert [request.text for request in server.requests] == ["one", "two", "one"]
@@ -92,7 +92,7 @@ def test_a_trace(tmp_path: Path) -> None:
         "--concurrency 5 --requests 5 --percentiles 100",
         "--concurrency 5 --requests 5 --percentiles 9,9",
         "--trace missing.jsonl",
-        "--concurrency 5 --requests 5 --dataset missing.jsonl",
+        "--concurrency 5 --requests 5 --datasets missing.jsonl",
     ],
 )
 def test_wrong_usage_is_exit_code_2(
