@@ -14,7 +14,7 @@ benchmarks/results/load_test.jsonl; the last line on stdout is one JSON object:
     client_cores          CPU time of the client over wall time
     client_us_per_token   its inverse, in microseconds
     client_lag_share      how late the client was, over the mean end-to-end latency
-    client_is_bottleneck  whether it would warn
+    client_is_bottleneck  whether it would say so
 """
 
 import asyncio
@@ -101,7 +101,7 @@ async def measure(offered: Offered) -> dict[str, Any]:
         "client_cores": cores,
         "client_us_per_token": 1e6 * cores / tokens,
         "client_lag_share": client_load.lag_share,
-        "client_is_bottleneck": bool(client_load.complaints),
+        "client_is_bottleneck": client_load.bottleneck,
     }
 
 

@@ -55,16 +55,27 @@ class ClientLoad(msgspec.Struct, frozen=True, kw_only=True):
     cores: float | None  # CPU time of this process over wall time, within the window
 
     @property
+    def late(self) -> bool:
+        """Whether what it adds to the latencies is more than a hundredth of them."""
+        return self.lag_share is not None and self.lag_share > LAG_ALLOWED
+
+    @property
+    def bottleneck(self) -> bool:
+        """Whether it can hardly do more than it did."""
+        return max(self.busy or 0.0, self.cores or 0.0) >= BUSY_ALLOWED
+
+    @property
     def complaints(self) -> list[str]:
-        """Why the client is the bottleneck; empty if it is not."""
+        """What is wrong with the client, if anything."""
         found = []
-        if self.lag_share is not None and self.lag_share > LAG_ALLOWED:
+        if self.late:
+            assert self.lag_share is not None
             found.append(
                 f"it was late by {100 * self.lag_share:.1f} % of the mean end-to-end latency "
                 f"(requests sent {self.lag_ms:.1f} ms late, messages read {self.loop_delay_ms:.1f} "
                 f"ms late, on average; allowed: {100 * LAG_ALLOWED:g} %)"
             )
-        if max(self.busy or 0.0, self.cores or 0.0) >= BUSY_ALLOWED:
+        if self.bottleneck:
             busy = "" if self.busy is None else f"was busy {100 * self.busy:.0f} % of the time and "
             found.append(
                 f"it {busy}used {self.cores or 0.0:.2f} of the one core that it can use "

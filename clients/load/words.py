@@ -37,11 +37,14 @@ def notes(result: Result, summary: Summary) -> list[str]:
     """What a reader must know before believing the numbers; the client's own limits first."""
     found = []
     if complaints := summary.client.complaints:
-        found.append(
-            f"WARNING: the client is the bottleneck: {'; '.join(complaints)}. Latencies include it "
-            "and throughput may be the client's own; use a longer --stream-interval, a lower rate, "
-            "or several clients."
-        )
+        what, advice = "adds to what it measures", "Latencies include it."
+        if summary.client.bottleneck:
+            what = "is the bottleneck"
+            advice = (
+                "Latencies include it and throughput may be the client's own; use a longer "
+                "--stream-interval, a lower rate, or several clients."
+            )
+        found.append(f"WARNING: the client {what}: {'; '.join(complaints)}. {advice}")
     if result.interrupted:
         found.append("Interrupted: these are the numbers until then.")
     if summary.failed:

@@ -249,12 +249,14 @@ def test_only_the_window_counts() -> None:
         (0.05, 0.05, 0.95, 1.0, ["late by 5.0 %", "busy 100 %"]),
     ],
 )
-def test_a_client_that_is_the_bottleneck_says_so(
+def test_a_client_that_is_late_or_the_bottleneck_says_so(
     late: float, lag: float, cores: float, busy: float | None, words: list[str]
 ) -> None:
-    found = client_load(ticks(late, cores, busy), (10.0, 20.0), spreads(lag, 2.0)).complaints
-    assert len(found) == len(words)
-    assert all(word in said for word, said in zip(words, found, strict=True))
+    found = client_load(ticks(late, cores, busy), (10.0, 20.0), spreads(lag, 2.0))
+    assert len(found.complaints) == len(words)
+    assert all(word in said for word, said in zip(words, found.complaints, strict=True))
+    assert found.late == any("late" in word for word in words)
+    assert found.bottleneck == any("late" not in word for word in words)
 
 
 def test_a_run_without_answers_has_no_share_of_them() -> None:

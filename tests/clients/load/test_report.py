@@ -196,11 +196,13 @@ def test_the_table() -> None:
 def test_a_client_at_its_limit_warns_everywhere(tmp_path: Path) -> None:
     busy = a_result(ticks=[Tick(at / 10, 0.5, at / 10) for at in range(210)])
     found = written(tmp_path / "run", busy)
-    assert found["client_is_bottleneck"] is True
+    assert found["client_is_bottleneck"] is found["client_is_late"] is True
     assert len(found["warnings"]) == 3
     assert "WARNING: the client is the bottleneck: it was late by" in shown(busy)
     assert "WARNING: the client is the bottleneck" in (tmp_path / "run" / PAGE).read_text()
     assert "WARNING" not in shown(a_result())
+    late = a_result(ticks=[Tick(at / 10, 0.5, at / 100) for at in range(210)])
+    assert "WARNING: the client adds to what it measures: it was late by" in shown(late)
 
 
 def test_other_notes() -> None:
