@@ -15,7 +15,7 @@ from clients.demo import FULL, QUICK, run_demo
 from clients.report.files import PAGE
 from clients.report.table import show
 
-Quick = Annotated[bool, typer.Option("--quick", help="Fewer problems and budgets: under 45 s.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Fewer problems and budgets: under a minute.")]
 Out = Annotated[Path, typer.Option(help="Directory of the report; an earlier demo is replaced.")]
 
 

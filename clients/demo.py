@@ -61,7 +61,7 @@ class Demo:
 
 
 FULL = Demo()
-# Under 45 s on two cores, start-up of both servers included.
+# Under a minute on two cores, start-up of both servers and the report included.
 QUICK = Demo(problems=12, budgets=(None, 128), policies=("r_kv",), concurrency=12, kv_blocks=96)
 
 
