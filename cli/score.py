@@ -50,7 +50,7 @@ def _totals(recorded: rescoring.Recorded, after: Sequence[Record]) -> Table:
         new = [row for row in after if row.cell == cell]
         counts = Counter(row.status for row in new)
         table.add_row(
-            escape(str(cell).strip()),
+            escape(str(cell) if recorded.own else cell.task),
             str(len(new)),
             _percent(statistics.pass_at_1(old)) if recorded.judged else "-",
             _percent(statistics.pass_at_1(new)),
