@@ -13,11 +13,17 @@ FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 @contextmanager
 def one_line_errors(code: int = FAILED, interrupted: str = "interrupted") -> Iterator[None]:
-    """Turns an error of ours into one line on stderr and exit code `code`; Ctrl-C into 130."""
+    """Turns an error of ours into one line on stderr and exit code `code`; Ctrl-C into 130.
+
+    So it does what the system says of a file: no room, no right, not there.
+    """
     try:
         yield
     except SluiceError as error:
         fail(str(error), code)
+    except OSError as error:
+        where = "" if error.filename is None else f": {error.filename}"
+        fail(f"{error.strerror or error}{where}")
     except KeyboardInterrupt:
         fail(interrupted, INTERRUPTED)
 
