@@ -16,7 +16,7 @@ from clients.records import Record
 from clients.sdk import AsyncClient, Chat, Client, Completion, KvBudget, Sampling, Stopping
 from clients.sweep.plan import Plan, Settings
 from clients.sweep.runner import sweep
-from clients.workloads import jsonl
+from clients.workloads import files
 from clients.workloads.pocket import problems
 from tests.end_to_end.test_fake_service import idle
 
@@ -142,7 +142,7 @@ def test_a_plain_file_of_problems_is_swept(server: LocalServer, tmp_path: Path) 
 
 def _sweep_file(server: LocalServer, path: Path, out: Path, max_tokens: int = 40) -> list[Record]:
     plan = Plan(
-        problems={path.stem: tuple(jsonl.load(path))},
+        problems={path.stem: tuple(files.load(path))},
         budgets=(None, 1400),
         settings=Settings(concurrency=8, max_tokens=max_tokens),
     )
