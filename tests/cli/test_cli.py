@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from cli.main import COMMANDS, app
 from clients import records
 from protos.sluice.v1 import sluice_pb2 as pb
+from tests.cli import interruptible
 from tests.clients.builders import row
 from tests.clients.fake_sluice import Failure, FakeSluice, echo, model_info, serving
 
@@ -163,13 +164,10 @@ def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
 
 
 def test_ctrl_c_cancels_the_request() -> None:
-    # A shell starts background jobs with SIGINT ignored, and children inherit that.
-    start = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    command = [sys.executable, "-c", f"{start}; from cli.main import app; app()"]
     fake = FakeSluice(hold=threading.Event())
     with serving(fake) as target:
         process = subprocess.Popen(
-            [*command, "generate", "abc", "--server", target],
+            [*interruptible.SLUICE, "generate", "abc", "--server", target],
             cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         deadline = time.monotonic() + 60

@@ -4,7 +4,6 @@ import json
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
+from tests.cli import interruptible
 from tests.clients.fake_sluice import Failure, serving
 from tests.clients.load.running import fake
 
@@ -139,15 +139,12 @@ def test_some_failures_are_a_result_and_only_failures_are_not(tmp_path: Path) ->
 
 
 def test_ctrl_c_cancels_everything_and_writes_what_there_is(tmp_path: Path) -> None:
-    # A shell starts background jobs with SIGINT ignored, and children inherit that.
-    start = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    command = [sys.executable, "-c", f"{start}; from cli.main import app; app()"]
     server = fake(hold=threading.Event())
     out = tmp_path / "run"
     with serving(server) as target:
         process = subprocess.Popen(
-            [*command, "load", "--server", target, "--concurrency", "3", "--duration", "600",
-             "--out", str(out)],
+            [*interruptible.SLUICE, "load", "--server", target, "--concurrency", "3",
+             "--duration", "600", "--out", str(out)],
             cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         deadline = time.monotonic() + 60
