@@ -31,6 +31,7 @@ FACTS: dict[str, Callable[[Output], object]] = {
     "prompt tokens": lambda o: o.usage.prompt_tokens,
     "new tokens": lambda o: o.usage.completion_tokens,
     "of these thinking": lambda o: o.usage.reasoning_tokens,
+    "of these before a break": lambda o: o.usage.resumed_tokens,
     "KV tokens, most": lambda o: o.usage.kv_tokens_peak,
     "KV tokens, at the end": lambda o: o.usage.kv_tokens_final,
     "KV tokens evicted": lambda o: o.usage.kv_tokens_evicted,

@@ -12,6 +12,7 @@ import grpc
 from clients import channel as channels
 from clients.completion import Completion, Event, Gatherer
 from clients.errors import BrokenStream, CallError, call_error
+from clients.resumption import Resumption
 from clients.retry import RetryPolicy
 from clients.settings import CallSettings, Prompt, Request, as_request
 from protos.sluice.v1 import sluice_pb2 as pb
@@ -24,8 +25,8 @@ Reply = TypeVar("Reply")
 class AsyncClient:
     """A connection to one server. Make it, and use it, inside one running event loop.
 
-    Calls are repeated only while nothing of them was shown to the caller, and only after errors
-    that say the server did not start (see `clients.retry`). Time-outs are in seconds and cover all
+    Calls are repeated only after errors that say the server did not start (see `clients.retry`);
+    answers that were cut off go on where they stopped. Time-outs are in seconds and cover all
     attempts; None leaves only the server's own limit. What is asked is a prompt with settings as
     keywords, or a whole `Request`.
     """
@@ -70,25 +71,31 @@ class AsyncClient:
     ) -> AsyncGenerator[Event, None]:
         """The events of one request: Accepted, then Tokens and Progress, one Finished per output.
 
+        A stream that breaks (UNAVAILABLE) is taken up again where it stopped, with the same seed:
+        the caller sees one answer, and `Usage.resumed_tokens` says how much of it an earlier stream
+        brought. docs/budgets.md says what a budget changes about it. Several outputs cannot go on.
+
         Closing the iterator cancels the request; a caller that may leave early should wrap it in
         `contextlib.aclosing`, so that the server hears at once.
 
         Raises:
-            CallError: the call ended with a gRPC status. Repeated only before the first event.
+            CallError: the call ended with a gRPC status, after the last attempt.
+            BrokenStream: the server that would go on is not like the one before.
         """
         clock = _Clock(timeout)
-        message = as_request(prompt, settings).to_proto()
+        resumption = Resumption(as_request(prompt, settings).to_proto())
         attempt = 1
         while True:
-            begun = False
             try:
-                async with aclosing(self._stream(message, clock.left())) as events:
+                async with aclosing(self._stream(resumption.request(), clock.left())) as events:
                     async for event in events:
-                        begun = True
-                        yield event
+                        if isinstance(event, pb.Tokens) and event.ids:
+                            attempt = 1  # it goes on: what counts is failing again and again
+                        if (seen := resumption.take(event)) is not None:
+                            yield seen
                 return
             except CallError as error:
-                await self._back_off(error, attempt, clock, repeatable=not begun)
+                await self._back_off(error, attempt, clock, repeatable=resumption.possible)
             attempt += 1
 
     async def complete(
@@ -98,24 +105,26 @@ class AsyncClient:
         timeout: float | None = None,
         **settings: Unpack[CallSettings],
     ) -> Completion:
-        """The whole answer. Nothing is shown before the end, so the whole call may be repeated.
+        """The whole answer, taken up where a stream broke, or with several outputs asked anew.
 
         Raises:
             CallError: the call ended with a gRPC status, after the last attempt.
             BrokenStream: the stream ended with OK but without what the contract promises.
         """
         request = as_request(prompt, settings)
-        message = request.to_proto()
         sent = time.monotonic()
 
-        async def attempt(left: float | None) -> Completion:
+        async def gather(events: AsyncGenerator[Event, None]) -> Completion:
             gatherer = Gatherer(request.num_outputs, sent)
-            async with aclosing(self._stream(message, left)) as events:
+            async with aclosing(events):
                 async for event in events:
                     gatherer.add(event, time.monotonic())
             return gatherer.completion()
 
-        return await self._repeat(attempt, timeout)
+        if request.num_outputs == 1:
+            return await gather(self.generate(request, timeout=timeout))
+        message = request.to_proto()
+        return await self._repeat(lambda left: gather(self._stream(message, left)), timeout)
 
     async def server_info(self, *, timeout: float | None = 30.0) -> pb.ServerInfo:
         """The process: version, uptime, limits."""

@@ -15,35 +15,23 @@ def build_request(submit: Submit, model: ModelInfo) -> Request:
         InvalidRequest: naming the field, what is allowed and what to do.
         PolicyUnavailable: the engine lacks what the policy needs.
     """
-    room = model.max_sequence_tokens - len(submit.prompt)
-    if not submit.prompt or room < 1:
-        raise InvalidRequest(
-            "input",
-            f"the prompt has {len(submit.prompt)} tokens; allowed are 1 to "
-            f"{model.max_sequence_tokens - 1}, which leaves one token to draw",
-        )
-    if submit.max_new_tokens is not None and submit.max_new_tokens > room:
-        raise InvalidRequest(
-            "stopping.max_tokens",
-            f"got {submit.max_new_tokens}; the prompt of {len(submit.prompt)} tokens leaves {room} "
-            f"of the model's {model.max_sequence_tokens}",
-        )
+    longest = _longest(submit, model)
     limits = BudgetLimits(model.default_kv_budget, model.max_kv_budget, model.default_policy)
     policy = find_policy(submit.budget.policy or model.default_policy, model.policies)
     budget = resolve(
         submit.budget,
         limits,
         prompt_tokens=len(submit.prompt),
-        max_new_tokens=submit.max_new_tokens or room,
+        max_new_tokens=longest,
         recent_share=policy.recent_share,
         unit=model.block_size if policy.whole_blocks else 1,
     )
     if budget is not None and policy.unavailable:
         raise PolicyUnavailable(policy.name, policy.unavailable)
-    max_new = submit.max_new_tokens or room
+    max_new = longest
     if budget is None and submit.max_new_tokens is None:
         pool = model.total_blocks * model.block_size - len(submit.prompt)
-        max_new = max(min(room, pool), 1)
+        max_new = max(min(longest, pool), 1)
     ends = set(submit.stop_token_ids) | (set() if submit.ignore_eos else set(model.eos_token_ids))
     return Request(
         key=submit.key,
@@ -57,7 +45,33 @@ def build_request(submit: Submit, model: ModelInfo) -> Request:
         salt=submit.salt,
         arrival=time.monotonic(),
         deadline=submit.deadline,
+        resumed=tuple(submit.resumed),
     )
+
+
+def _longest(submit: Submit, model: ModelInfo) -> int:
+    """Most new tokens that an output may have; InvalidRequest where the request has no room."""
+    room = model.max_sequence_tokens - len(submit.prompt)
+    if not submit.prompt or room < 1:
+        raise InvalidRequest(
+            "input",
+            f"the prompt has {len(submit.prompt)} tokens; allowed are 1 to "
+            f"{model.max_sequence_tokens - 1}, which leaves one token to draw",
+        )
+    if submit.max_new_tokens is not None and submit.max_new_tokens > room:
+        raise InvalidRequest(
+            "stopping.max_tokens",
+            f"got {submit.max_new_tokens}; the prompt of {len(submit.prompt)} tokens leaves {room} "
+            f"of the model's {model.max_sequence_tokens}",
+        )
+    longest = submit.max_new_tokens or room
+    if len(submit.resumed) > longest:
+        raise InvalidRequest(
+            "resumed.ids",
+            f"got {len(submit.resumed)} tokens of an answer that may have {longest}; send those "
+            "that were received of this very request",
+        )
+    return longest
 
 
 def find_policy(name: str, policies: list[PolicyInfo]) -> PolicyInfo:

@@ -29,6 +29,7 @@ class Submit(msgspec.Struct, tag=True, array_like=True, frozen=True):
     priority: int = 0
     salt: str = ""
     deadline: float | None = None  # time.monotonic(), which Linux shares between processes
+    resumed: list[int] = []  # tokens of the answer that are there already; then n is 1
 
 
 class Cancel(msgspec.Struct, tag=True, array_like=True, frozen=True):

@@ -45,6 +45,7 @@ class Request:
     salt: str = ""
     arrival: float = 0.0  # seconds on time.monotonic's clock
     deadline: float | None = None  # the same clock
+    resumed: tuple[int, ...] = ()  # drawn before, by a process that is gone; the answer goes on
 
     @property
     def shares_prompt(self) -> bool:
@@ -87,7 +88,8 @@ class Sequence:
 
     request: Request
     output: int
-    tokens: list[int]  # prompt, then what was drawn
+    tokens: list[int]  # prompt, then what was drawn, here or before
+    budget_class: BudgetClass = field(default_factory=lambda: BudgetClass(0))  # counts it
     length: int = field(
         init=False
     )  # of `tokens`, and of the draws in flight: two between a plan and a commit
@@ -96,7 +98,6 @@ class Sequence:
     computed: int = 0  # leading tokens whose KV was written; the next position
     kv_tokens: int = 0  # KV entries held, in every layer and head
     blocks: list[int] = field(default_factory=list)  # block table, in cache order
-    budget_class: BudgetClass = field(default_factory=lambda: BudgetClass(0))  # counts it
     row: int | None = None  # place in per-sequence device state while it runs
     table_clean: int = 0  # leading entries of `blocks` that the runner has seen
     published: int = 0  # leading blocks that the prefix cache knows
@@ -106,6 +107,7 @@ class Sequence:
     ended: bool = False  # has a finish reason; what is still in flight for it counts for nothing
 
     def __post_init__(self) -> None:
+        self.usage.prompt_tokens = len(self.request.prompt)
         self.length = len(self.tokens)
         self.final_length = len(self.request.prompt) + self.request.max_new_tokens
         budget = self.request.budget
@@ -119,6 +121,13 @@ class Sequence:
     def generated(self) -> int:
         """Tokens drawn so far."""
         return len(self.tokens) - len(self.request.prompt)
+
+    @property
+    def end(self) -> FinishReason | None:
+        """Why nothing may follow its last token; None while something may."""
+        if self.generated and self.tokens[-1] in self.request.end_ids:
+            return FinishReason.STOP
+        return FinishReason.LENGTH if len(self.tokens) >= self.final_length else None
 
     @property
     def pending(self) -> int:

@@ -77,12 +77,10 @@ class Scheduler:
         if self.num_waiting + request.n > self.config.max_waiting:
             load = self.num_waiting / max(len(self.running), 1)
             raise QueueFull(self.num_waiting, min(RETRY_SECONDS * max(load, 1.0), 60.0))
-        sequences = [Sequence(request, i, list(request.prompt)) for i in range(request.n)]
+        tokens = [*request.prompt, *request.resumed]
         counts = self.kv.classes.of(request.budget)
         counts.live += request.n
-        for sequence in sequences:
-            sequence.budget_class = counts
-            sequence.usage.prompt_tokens = len(request.prompt)
+        sequences = [Sequence(request, i, tokens.copy(), counts) for i in range(request.n)]
         self._live[request.key] = sequences
         self._num_live += request.n
         self.waiting.push(sequences[0])
@@ -93,6 +91,7 @@ class Scheduler:
                 self.waiting.push(sequence)
         if request.deadline is not None:
             self._deadlines.push(request.deadline, request.key)
+        self._finish_if_over(sequences[0])  # only its end was lost
         return 0 if request.budget is None else needed
 
     def cancel(self, key: int, reason: FinishReason = FinishReason.CANCELLED) -> bool:
@@ -253,10 +252,11 @@ class Scheduler:
             sequence.first_token = now
             self.totals.prompt_tokens += sequence.prompt_tokens
         sequence.usage.decode_seconds = now - sequence.first_token
-        if token in sequence.request.end_ids:
-            self._finish(sequence, FinishReason.STOP)
-        elif len(sequence.tokens) >= sequence.final_length:
-            self._finish(sequence, FinishReason.LENGTH)
+        self._finish_if_over(sequence)
+
+    def _finish_if_over(self, sequence: Sequence) -> None:
+        if (reason := sequence.end) is not None:
+            self._finish(sequence, reason)
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
         """Ends an output in whatever state it is; everything it held is free on return."""

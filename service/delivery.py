@@ -23,8 +23,8 @@ class Delivery:
         self._client = client
         self._context = context
 
-    async def run(self, seed: int) -> None:
-        """Returns after the last Finished.
+    async def run(self, seed: int, resumed: list[int]) -> None:
+        """Returns after the last Finished; `resumed` are tokens that the caller has already.
 
         Raises:
             ServiceError: the stream failed.
@@ -33,6 +33,9 @@ class Delivery:
         while stream.accepted is None:
             await stream.wait()
         await self._write(self._accepted(seed))
+        if resumed:
+            await self._write(self._outputs[0].resume(resumed))
+            self._end_if_stopped(0)
         while not stream.drained:
             for part in stream.take():
                 await self._send(part)
@@ -45,11 +48,16 @@ class Delivery:
         output = self._outputs[part.output]
         was_stopped = output.stop is not None
         events = output.events(part)
-        if output.stop is not None and not was_stopped and part.finished is None:
-            self._stream.close(part.output)
-            self._client.stop_output(self._stream, part.output)
+        if not was_stopped and part.finished is None:
+            self._end_if_stopped(part.output)
         for event in events:
             await self._write(event)
+
+    def _end_if_stopped(self, output: int) -> None:
+        """Tells the engine, where the text of an output holds a stop string."""
+        if self._outputs[output].stop is not None:
+            self._stream.close(output)
+            self._client.stop_output(self._stream, output)
 
     async def _write(self, event: sluice_pb2.GenerateEvent) -> None:
         stream = self._stream

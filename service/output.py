@@ -30,7 +30,8 @@ class Output:
         self._detokenizer = detokenizer
         self._matcher = matcher
         self._thinking = thinking
-        self._delivered = 0  # tokens
+        self._delivered = 0  # tokens, those of a broken stream among them
+        self._resumed = 0  # of these
         self.stop: str | None = None  # the stop string that ended it
 
     def events(self, part: Part) -> list[sluice_pb2.GenerateEvent]:
@@ -45,6 +46,11 @@ class Output:
         if part.finished is not None:
             events.append(self._finished(part.finished))
         return events
+
+    def resume(self, ids: list[int]) -> sluice_pb2.GenerateEvent:
+        """Takes the tokens that a broken stream delivered; what of their text is certain."""
+        self._resumed = len(ids)
+        return self._tokens([], self._text(ids)[1], [])
 
     def _text(self, ids: list[int]) -> tuple[int, str]:
         """How many of the ids count, and the text that became certain with them."""
@@ -105,6 +111,7 @@ class Output:
         return sluice_pb2.Usage(
             prompt_tokens=usage.prompt_tokens,
             completion_tokens=self._delivered,
+            resumed_tokens=self._resumed,
             reasoning_tokens=self._thinking.tokens,
             cached_prompt_tokens=usage.cached_prompt_tokens,
             kv_tokens_peak=usage.kv_tokens_peak,

@@ -56,7 +56,8 @@ class InferenceServicer(sluice_pb2_grpc.InferenceServicer):
             self._client.submit(stream, submit)
             stops = tuple(request.stopping.stop)
             outputs = make_outputs(submit.n, prompt, stops, self._text)
-            await Delivery(stream, outputs, self._client, context).run(submit.sampling.seed)
+            delivery = Delivery(stream, outputs, self._client, context)
+            await delivery.run(submit.sampling.seed, submit.resumed)
         except ServiceError as error:
             if stream is None or stream.accepted is None:
                 self._metrics.count_refused(error.code.name)

@@ -25,6 +25,7 @@ def make_submit(
         priority=request.priority,
         salt=request.cache_salt,
         deadline=deadline,
+        resumed=list(request.resumed.ids),
     )
 
 

@@ -38,6 +38,7 @@ def check_request(
         *_request_id(request),
         *_rules("", request, ranges.REQUEST),
         *_input(request, model, max_characters),
+        *_resumed(request, model),
         *_rules("sampling.", request.sampling, ranges.SAMPLING),
         *_stopping(request.stopping, model),
         *_kv_budget(request.kv_budget, model),
@@ -111,6 +112,22 @@ def _chat(chat: sluice_pb2.Chat, max_characters: int) -> Iterable[Violation]:
 def _token_ids(token_ids: sluice_pb2.TokenIds, model: ModelInfo) -> Iterable[Violation]:
     too_long = list(_length("token_ids.ids", len(token_ids.ids), model))
     yield from too_long or _vocabulary("token_ids.ids", token_ids.ids, model)
+
+
+def _resumed(request: sluice_pb2.GenerateRequest, model: ModelInfo) -> Iterable[Violation]:
+    if not request.HasField("resumed"):
+        return
+    ids = request.resumed.ids
+    if not 1 <= len(ids) < model.max_sequence_tokens:
+        yield Violation(
+            "resumed.ids",
+            f"got {len(ids)}; send 1 to {model.max_sequence_tokens - 1} tokens that were "
+            "received, or leave it out",
+        )
+    elif request.sampling.n > 1:
+        yield Violation("resumed", f"got it with sampling.n {request.sampling.n}; only 1 can go on")
+    else:
+        yield from _vocabulary("resumed.ids", ids, model)
 
 
 def _length(field: str, tokens: int, model: ModelInfo) -> Iterable[Violation]:

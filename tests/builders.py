@@ -96,7 +96,8 @@ class Bench:
             promised = self.scheduler.submit(request)
             self.scheduler.check()
             for output in range(request.n):
-                self.tokens[request.key, output] = []
+                self.tokens[request.key, output] = list(request.resumed)
+            self.collect()  # a resumed answer may have lost its end only
         return promised
 
     def step(self, meanwhile: Callable[[], object] = lambda: None) -> StepPlan:

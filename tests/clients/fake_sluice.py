@@ -152,12 +152,17 @@ class FakeSluice(sluice_pb2_grpc.InferenceServicer, sluice_pb2_grpc.ControlServi
         )
         for index in range(request.sampling.n or 1):
             text = self.answer(prompt)
-            half = len(text) // 2
-            for part in (text[:half], text[half:]):
+            had = len(request.resumed.ids)
+            if had:
+                yield pb.GenerateEvent(tokens=pb.Tokens(text=text[:had]))
+            half = had + (len(text) - had) // 2
+            for part in (text[had:half], text[half:]):
                 ids = [ord(letter) for letter in part]
                 yield pb.GenerateEvent(tokens=pb.Tokens(output_index=index, ids=ids, text=part))
             yield pb.GenerateEvent(progress=pb.Progress(running=1))
-            yield pb.GenerateEvent(finished=self._finished(index, len(prompt), text, cap))
+            finished = self._finished(index, len(prompt), text, cap)
+            finished.usage.resumed_tokens = had
+            yield pb.GenerateEvent(finished=finished)
 
     def _finished(self, index: int, prompt: int, text: str, cap: int) -> pb.Finished:
         length = prompt + len(text)

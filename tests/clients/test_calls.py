@@ -69,21 +69,10 @@ def test_refused_fields_are_named() -> None:
 # Retries
 
 
-def test_complete_repeats_the_whole_call_even_after_events() -> None:
-    gone = Failure(Code.UNAVAILABLE, after_events=2)
-    fake = FakeSluice(failures=[gone, gone])
-    assert ask(fake, lambda c: c.complete(Request("x"))).text == echo("x")
-    assert len(fake.requests) == 3
-    assert fake.requests[0] == fake.requests[2]
-
-
-def test_generate_repeats_only_before_the_first_event() -> None:
+def test_a_call_that_did_not_start_is_repeated_as_it_was() -> None:
     fake = FakeSluice(failures=[Failure(Code.UNAVAILABLE)])
     assert len(ask(fake, lambda c: events_of(c, Request("x")))) == 5
-    fake = FakeSluice(failures=[Failure(Code.UNAVAILABLE, after_events=1)])
-    with pytest.raises(errors.Unavailable):
-        ask(fake, lambda c: events_of(c, Request("x")))
-    assert len(fake.requests) == 1
+    assert fake.requests[0] == fake.requests[1]
 
 
 def test_retries_end() -> None:

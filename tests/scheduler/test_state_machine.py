@@ -39,8 +39,10 @@ class Model:
 
     def submit(self, request: Request) -> None:
         for output in range(request.n):
-            self.live[request.key, output] = Output(request)
+            self.live[request.key, output] = Output(request, list(request.resumed))
             self.tokens[request.key, output] = self.live[request.key, output].tokens
+        if len(request.resumed) == request.max_new_tokens:
+            self.end(request.key, FinishReason.LENGTH)
 
     def end(self, key: int, reason: FinishReason, output: int | None = None) -> bool:
         ends = [name for name in self.live if name[0] == key and output in (None, name[1])]
@@ -86,7 +88,8 @@ class Model:
             assert (output.held, gone) == (budget.cap, budget.reclaim)
         elif output.held < budget.cap:
             pending = len(output.request.prompt) + len(output.tokens) - output.computed
-            assert pending == 1 or budget.evict_prompt, "pressed before it decodes"
+            reads_past_its_promise = budget.evict_prompt or output.request.resumed
+            assert pending == 1 or reads_past_its_promise, "pressed before it decodes"
         output.held -= gone
         assert output.held >= budget.floor - budget.reclaim >= budget.pinned + budget.recent
 
@@ -175,6 +178,9 @@ class Service(RuleBasedStateMachine):
             priority=rng.choice([0, 0, 0, 1, -1]),
             salt=rng.choice(["", "", "", "a"]),
             deadline=rng.choice([None, None, self.bench.now + rng.randint(0, 80)]),
+            resumed=tuple(rng.choices([0, 1], k=rng.choice([0, 0, 1, rng.randint(0, new)])))
+            if n == 1
+            else (),
         )
         needed = min(length + new, budget.floor if budget else length + new)
         fits = (
