@@ -28,6 +28,9 @@ def serve(  # noqa: PLR0913 - the signature is the command line
     metrics: Annotated[bool, typer.Option(help="Whether to have a metrics port.")] = True,
     max_request_seconds: Annotated[float | None, option("Longest time of a request.")] = None,
     drain_seconds: Annotated[float | None, option("Time for live streams after SIGTERM.")] = None,
+    engine_silence_seconds: Annotated[
+        float | None, option("An engine that says nothing for so long is killed.")
+    ] = None,
     device: Annotated[str | None, option("auto, cpu, cuda, cuda:1, ...")] = None,
     dtype: Annotated[str | None, option("auto, float32, bfloat16 or float16.")] = None,
     kv_dtype: Annotated[str | None, option("Of the KV cache: auto or fp8_e4m3.")] = None,

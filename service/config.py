@@ -18,6 +18,7 @@ class ServiceConfig:
     drain_seconds: float = 30.0  # given to live streams after SIGTERM
     heartbeat_seconds: float = 2.0  # longest silence of a stream before a Progress message
     write_stall_seconds: float = 30.0  # a client that takes nothing for so long is given up
+    engine_silence_seconds: float = 120.0  # an engine with requests that says no more is hung
     max_message_bytes: int = 4 * 2**20  # of one request
     max_prompt_characters: int = 2_000_000  # of text or chat, before it is tokenised
     engine: EngineConfig = field(default_factory=EngineConfig)

@@ -67,6 +67,7 @@ class EngineClient:
         self._streams: dict[int, RequestStream] = {}  # what the engine knows of
         self._link: EngineLink | None = None
         self._ready = asyncio.Event()
+        self._heard = 0.0  # when it last said something, or got its first work after having none
         self.model: ModelInfo | None = None  # of the newest engine; kept while it is down
 
     # --- the process
@@ -141,6 +142,8 @@ class EngineClient:
             raise stream.failure
         if self._link is None or not self.up:
             raise EngineDown
+        if not self._streams:
+            self._heard = time.monotonic()
         self._streams[stream.key] = stream
         self._link.send(submit)
 
@@ -154,9 +157,14 @@ class EngineClient:
         if self._streams.pop(stream.key, None) is not None and self._link is not None:
             self._link.send(Cancel(stream.key))
 
+    def silence(self, now: float) -> float:
+        """Seconds since the engine said anything, while it has requests; else 0."""
+        return now - self._heard if self.up and self._streams else 0.0
+
     # --- from the engine
 
     def _on_message(self, message: EngineMessage) -> None:
+        self._heard = time.monotonic()
         if isinstance(message, Ready):
             self.model = message.model
             self._ready.set()

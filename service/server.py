@@ -26,6 +26,7 @@ from service.config import ServiceConfig
 from service.control import ControlServicer
 from service.engine_client import EngineClient
 from service.engine_link import EngineTarget
+from service.engine_watch import watch_engine
 from service.guard import GuardInterceptor
 from service.live import LiveRequests
 from service.metrics import ServiceMetrics
@@ -118,6 +119,7 @@ class Server:
         await self._start_grpc(text)
         supervision = supervise(self.client, self._engine_changed, self._restarts)
         self._tasks.append(asyncio.create_task(watch(self.live, self.config)))
+        self._tasks.append(asyncio.create_task(watch_engine(self.client, self.config)))
         self._tasks.append(asyncio.create_task(supervision))
 
     async def wait_failed(self) -> None:
