@@ -31,6 +31,7 @@ from engine.steps import Steps
 from scheduler.config import SchedulerConfig
 from scheduler.errors import InvalidRequest, PolicyUnavailable, QueueFull
 from scheduler.plan import Drawn
+from scheduler.queue import WaitReason
 from scheduler.scheduler import Scheduler
 
 
@@ -126,6 +127,8 @@ class EngineLoop:
             plan.tokens,
             time.monotonic() - started,
             self._runner.eviction_seconds - evicting,
+            len(plan.chunks),
+            plan.prefill_tokens,
         )
         self._connection.send_bytes(encode(message))
 
@@ -158,7 +161,17 @@ class EngineLoop:
             budget_classes=[
                 BudgetClass(c.bound, c.running, c.waiting, c.blocks, c.tokens) for c in classes
             ],
+            waiting_by_reason=_waiting_by_reason(scheduler),
         )
+
+
+def _waiting_by_reason(scheduler: Scheduler) -> dict[WaitReason, int]:
+    queued = len(scheduler.waiting)
+    counts = {
+        scheduler.waiting.reason: queued,
+        WaitReason.SHARED_PROMPT: scheduler.num_waiting - queued,
+    }
+    return {reason: count for reason, count in counts.items() if count}
 
 
 def _deltas(drawn: list[Drawn]) -> list[Delta]:

@@ -10,6 +10,7 @@ from enum import StrEnum
 import msgspec
 
 from scheduler.budget import BudgetRequest as BudgetRequest
+from scheduler.queue import WaitReason as WaitReason
 from scheduler.request import FinishReason as FinishReason
 from scheduler.request import Sampling as Sampling
 from scheduler.request import Usage as Usage
@@ -185,6 +186,7 @@ class Load(msgspec.Struct, array_like=True, frozen=True):
     tokens_elastic: int = 0  # held above floors
     blocks_shared: int = 0  # places in block tables beyond the first of their block
     budget_classes: list[BudgetClass] = []  # those that have outputs
+    waiting_by_reason: dict[WaitReason, int] = {}  # those that have outputs
 
 
 class Step(msgspec.Struct, tag=True, array_like=True, frozen=True):
@@ -198,6 +200,8 @@ class Step(msgspec.Struct, tag=True, array_like=True, frozen=True):
     tokens: int = 0  # in the forward pass
     seconds: float = 0.0  # the whole step, evictions included
     eviction_seconds: float = 0.0
+    sequences: int = 0  # in the forward pass
+    prefill_tokens: int = 0  # of `tokens`, those of chunks longer than a decode
 
 
 EngineMessage = Ready | Step

@@ -67,6 +67,16 @@ class StepPlan:
         """Tokens in the forward pass."""
         return sum([chunk.count for chunk in self.chunks])
 
+    @property
+    def prefill_tokens(self) -> int:
+        """Of these, those of chunks; decodes come first, so a step of decodes looks at one."""
+        tokens = 0
+        for chunk in reversed(self.chunks):
+            if chunk.count == 1:
+                break
+            tokens += chunk.count
+        return tokens
+
 
 @dataclass(frozen=True, slots=True)
 class TopLogprobs:

@@ -6,14 +6,26 @@ Removal is lazy, so that all of it costs O(log n) however many wait.
 import heapq
 import itertools
 from collections.abc import Iterator
+from enum import StrEnum
 
 from scheduler.request import Sequence
+
+
+class WaitReason(StrEnum):
+    """What outputs wait for."""
+
+    KV_BLOCKS = "kv_blocks"  # the pool lacks blocks for the head of the queue
+    MAX_RUNNING = "max_running"  # every row of the batch is taken
+    MAX_BATCH_TOKENS = "max_batch_tokens"  # the step's tokens are spent
+    SHARED_PROMPT = "shared_prompt"  # another output of the request computes their prompt
+    NEXT_STEP = "next_step"  # they came while a step was under way
 
 
 class WaitingQueue:
     """Sequences that wait for admission."""
 
     def __init__(self) -> None:
+        self.reason = WaitReason.NEXT_STEP  # what holds the head up, and so all of them
         self._heap: list[tuple[tuple[int, float, int, int], Sequence]] = []
         self._members: set[Sequence] = set()
 
@@ -26,6 +38,15 @@ class WaitingQueue:
     def push(self, sequence: Sequence) -> None:
         self._members.add(sequence)
         heapq.heappush(self._heap, (sequence.order, sequence))
+
+    def held_up(self, *, rows: bool, room: bool) -> None:
+        """Notes why admission ended: whether there were rows and tokens left of the step."""
+        if not self._members:
+            self.reason = WaitReason.NEXT_STEP
+        elif not rows:
+            self.reason = WaitReason.MAX_RUNNING
+        else:
+            self.reason = WaitReason.KV_BLOCKS if room else WaitReason.MAX_BATCH_TOKENS
 
     def head(self) -> Sequence | None:
         """The next to be admitted; it stays in the queue."""

@@ -147,6 +147,7 @@ class Scheduler:
             assert count > 0, "an admitted output found no room"
             reserved.append((head, count))
             room -= count
+        self.waiting.held_up(rows=bool(self._rows), room=room > 0)
         # Laid out last: until here, whoever needs blocks may still have others evicted.
         chunks = [lay_out(sequence, count, now) for sequence, count in reserved if count > 0]
         chunks.sort(key=_decodes_first)

@@ -167,12 +167,14 @@ class EngineClient:
         self._heard = time.monotonic()
         if isinstance(message, Ready):
             self.model = message.model
+            self._metrics.engine_up = True
             self._ready.set()
         else:
             self._on_step(message)
 
     def _on_end(self) -> None:
         self._ready.clear()
+        self._metrics.engine_up = False
         streams, self._streams = self._streams, {}
         for stream in streams.values():
             stream.fail(EngineDown("the engine died while it served this request; retry"))
@@ -193,6 +195,7 @@ class EngineClient:
         self._metrics.observe_step(step, gaps)
 
     def _on_accepted(self, accepted: Accepted) -> None:
+        self._metrics.observe_accepted(accepted)
         stream = self._streams.get(accepted.key)
         if stream is not None:
             stream.accept(accepted)
@@ -214,7 +217,7 @@ class EngineClient:
             gaps[each] = gaps.get(each, 0) + len(delta.ids)
 
     def _on_finished(self, finished: Finished) -> None:
-        self._metrics.count_finished(finished.reason)
+        self._metrics.observe_finished(finished)
         stream = self._streams.get(finished.key)
         if stream is None:
             return

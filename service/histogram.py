@@ -15,9 +15,7 @@ from prometheus_client.utils import floatToGoString
 class BulkHistogram:
     """Counts per bucket; `bounds` are inclusive upper bounds in ascending order."""
 
-    def __init__(self, name: str, documentation: str, bounds: Sequence[float]) -> None:
-        self._name = name
-        self._documentation = documentation
+    def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = list(bounds)
         self._counts = [0] * (len(bounds) + 1)
         self._sum = 0.0
@@ -27,9 +25,8 @@ class BulkHistogram:
         self._counts[bisect_left(self._bounds, value)] += count
         self._sum += value * count
 
-    def family(self) -> HistogramMetricFamily:
-        """A snapshot for a collector."""
+    def add_to(self, family: HistogramMetricFamily, labels: Sequence[str] = ()) -> None:
+        """Adds a snapshot to what a collector yields."""
         names = [*map(floatToGoString, self._bounds), "+Inf"]
         counts = accumulate(list(self._counts))
-        buckets = list(zip(names, map(float, counts), strict=True))
-        return HistogramMetricFamily(self._name, self._documentation, buckets, self._sum)
+        family.add_metric(labels, list(zip(names, map(float, counts), strict=True)), self._sum)

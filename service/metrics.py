@@ -1,58 +1,41 @@
 """What Prometheus sees, and the recent times that GetLoad shows.
 
-Suffixes are vLLM's where the meaning is the same.
-
 Gauges and counters are read off the engine's newest snapshot when somebody scrapes, so a step
 costs nothing for them. No label has unbounded values. Knows nothing of requests or gRPC.
 """
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
-from engine.messages import FinishReason, Load, ModelInfo, Step
+from engine.messages import Accepted, Finished, FinishReason, Load, ModelInfo, Step, WaitReason
+from service.families import (
+    COUNTERS,
+    COUNTERS_BY_POLICY,
+    GAUGES,
+    GAUGES_BY_BUDGET,
+    HISTOGRAMS,
+    PHASES,
+    STEP_SECONDS,
+)
 from service.histogram import BulkHistogram
+from service.loop_lag import LoopLag
 from service.recent import RecentTimes
 from service.totals import LoadTotals
 
-TOKEN_SECONDS = (
-    *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5),
-    *(0.75, 1, 2.5, 5, 10, 20, 40, 80),
-)
-FIRST_TOKEN_SECONDS = (
-    *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
-    *(1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560),
-)
-REQUEST_SECONDS = (
-    *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 20),
-    *(30, 40, 60, 120, 240, 480, 960, 1800, 3600, 7200),
-)
-
-GAUGES = (  # name, help, field of Load
-    ("num_requests_running", "Outputs being prefilled or decoded.", "running"),
-    ("num_requests_waiting", "Outputs in the queue.", "waiting"),
-    ("kv_blocks_used", "KV blocks held by sequences.", "blocks_used"),
-    ("kv_blocks_free", "KV blocks that hold nothing.", "blocks_free"),
-    ("kv_blocks_cached", "KV blocks kept only for the prefix cache.", "blocks_cached"),
-    ("kv_blocks_promised", "KV blocks promised and not yet taken.", "blocks_promised"),
-    ("kv_tokens_resident", "KV tokens held by sequences.", "tokens_resident"),
-    ("kv_tokens_elastic", "KV tokens that pressure could still take.", "tokens_elastic"),
-)
-COUNTERS = (
-    ("generation_tokens", "New tokens.", "generation_tokens_total"),
-    ("prompt_tokens", "Prompt tokens prefilled.", "prompt_tokens_total"),
-    ("prompt_tokens_cached", "Prompt tokens from the prefix cache.", "cached_prompt_tokens_total"),
-    ("num_preemptions", "Outputs that lost their KV blocks.", "preemptions_total"),
-    ("kv_tokens_pressed", "KV tokens evicted for want of blocks.", "tokens_pressed_total"),
-    ("ignored_events", "Messages for requests that were over.", "ignored_events_total"),
-)
-COUNTERS_BY_POLICY = (
-    ("kv_tokens_evicted", "KV tokens evicted.", "tokens_evicted_total"),
-    ("kv_evictions", "Eviction rounds.", "eviction_rounds_total"),
+NO_POLICY = "none"  # of requests that keep their whole cache
+REFUSALS = (  # gRPC statuses of service/errors.py; counted from zero, or their first rise is lost
+    *("ABORTED", "ALREADY_EXISTS", "DEADLINE_EXCEEDED", "FAILED_PRECONDITION", "INTERNAL"),
+    *("INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED", "UNAVAILABLE"),
 )
 
 
@@ -62,32 +45,15 @@ class ServiceMetrics(Collector):
     def __init__(self, registry: CollectorRegistry, totals: LoadTotals) -> None:
         self._totals = totals
         self.model: ModelInfo | None = None  # set when the engine is ready
+        self.engine_up = False
         self.engine_restarts = 0
+        self.loop_lag = LoopLag()
+        self._accepted: Counter[str] = Counter()
         self._finished: Counter[str] = Counter({reason.value: 0 for reason in FinishReason})
-        self._refused: Counter[str] = Counter()
-        self._first_token = BulkHistogram(
-            "sluice_time_to_first_token_seconds",
-            "From the arrival of a request to its first token.",
-            FIRST_TOKEN_SECONDS,
-        )
-        self._token_gap = BulkHistogram(
-            "sluice_inter_token_latency_seconds",
-            "Between two tokens of an output.",
-            TOKEN_SECONDS,
-        )
-        self._request = BulkHistogram(
-            "sluice_e2e_request_latency_seconds",
-            "From the arrival of a request to the end of its stream.",
-            REQUEST_SECONDS,
-        )
-        self._step = BulkHistogram(
-            "sluice_step_duration_seconds", "Engine steps, evictions included.", TOKEN_SECONDS
-        )
-        self._eviction = BulkHistogram(
-            "sluice_eviction_duration_seconds",
-            "Evictions of one engine step, where there were any.",
-            TOKEN_SECONDS,
-        )
+        self._refused: Counter[str] = Counter(dict.fromkeys(REFUSALS, 0))
+        self._calls: Counter[tuple[str, str]] = Counter()
+        self._histograms = {name: BulkHistogram(spec.bounds) for name, spec in HISTOGRAMS.items()}
+        self._steps = {phase: BulkHistogram(STEP_SECONDS.bounds) for phase in PHASES}
         self.recent = {  # by field of the contract's Load
             "first_token": RecentTimes(),
             "inter_token": RecentTimes(),
@@ -101,80 +67,192 @@ class ServiceMetrics(Collector):
         """Books an engine step; `gaps` counts its tokens by seconds since their predecessors."""
         now = time.monotonic()
         for gap, tokens in gaps.items():
-            self._token_gap.observe(gap, tokens)
+            self._observe("inter_token_latency_seconds", gap, tokens)
             self.recent["inter_token"].observe(gap, now, tokens)
         if step.tokens:
-            self._step.observe(step.seconds)
+            self._steps[_phase(step)].observe(step.seconds)
+            self._observe("batch_size", step.sequences)
+            self._observe("iteration_tokens", step.tokens)
         if step.eviction_seconds:
-            self._eviction.observe(step.eviction_seconds)
+            self._observe("eviction_duration_seconds", step.eviction_seconds)
 
     def observe_first_token(self, seconds: float) -> None:
-        self._first_token.observe(seconds)
+        self._observe("time_to_first_token_seconds", seconds)
         self.recent["first_token"].observe(seconds, time.monotonic())
 
     def observe_request(self, seconds: float) -> None:
-        self._request.observe(seconds)
+        self._observe("e2e_request_latency_seconds", seconds)
         self.recent["request"].observe(seconds, time.monotonic())
 
-    def count_finished(self, reason: FinishReason) -> None:
-        """Counts an output that ended in the engine."""
-        self._finished[reason.value] += 1
+    def observe_accepted(self, accepted: Accepted) -> None:
+        """Books what was granted to a request."""
+        self._accepted[accepted.policy or NO_POLICY] += 1
+        if accepted.kv_budget:
+            self._observe("request_kv_budget_tokens", accepted.kv_budget)
+
+    def observe_finished(self, finished: Finished) -> None:
+        """Books an output that ended in the engine, for whatever reason."""
+        usage = finished.usage
+        self._finished[finished.reason.value] += 1
+        self._observe("request_queue_time_seconds", usage.queue_seconds)
+        self._observe("request_prompt_tokens", usage.prompt_tokens)
+        self._observe("request_generation_tokens", usage.completion_tokens)
+        if usage.completion_tokens:
+            self._observe("request_prefill_time_seconds", usage.prefill_seconds)
+            self._observe("request_decode_time_seconds", usage.decode_seconds)
+        if usage.completion_tokens > 1:
+            each = usage.decode_seconds / (usage.completion_tokens - 1)
+            self._observe("request_time_per_output_token_seconds", each)
+        if usage.completion_tokens and usage.kv_tokens_peak:
+            computed = usage.prompt_tokens + usage.completion_tokens - 1  # the last one is not
+            ratio = max(computed / usage.kv_tokens_peak, 1.0)
+            self._observe("request_kv_peak_tokens", usage.kv_tokens_peak)
+            self._observe("request_kv_compression_ratio", ratio)
 
     def count_refused(self, status: str) -> None:
         """Counts a request that ended before it was accepted, by gRPC status."""
         self._refused[status] += 1
 
+    def count_call(self, method: str, status: str, calls: int = 1) -> None:
+        """Counts gRPC calls that ended, by full name of a method that is served, and status."""
+        self._calls[method, status] += calls
+
+    def _observe(self, name: str, value: float, count: int = 1) -> None:
+        self._histograms[name].observe(value, count)
+
     # --- from Prometheus
 
     def collect(self) -> Iterator[Metric]:
         load = self._totals.load
-        for name, text, field in GAUGES:
-            yield GaugeMetricFamily(f"sluice_{name}", text, getattr(load, field))
-        yield from self._derived_gauges(load)
+        yield from self._gauges(load)
+        yield from self._kv_gauges(load)
         for name, text, field in COUNTERS:
             yield CounterMetricFamily(f"sluice_{name}", text, getattr(load, field))
         for name, text, field in COUNTERS_BY_POLICY:
-            yield _labelled(f"sluice_{name}", text, "policy", self._by_policy(load, field))
-        yield _labelled(
-            "sluice_request_success",
-            "Outputs that ended, by reason.",
-            "finished_reason",
-            dict(self._finished),
-        )
-        yield _labelled(
-            "sluice_requests_refused",
-            "Requests that ended before they were accepted, by gRPC status.",
-            "status",
-            dict(self._refused),
-        )
-        yield CounterMetricFamily(
-            "sluice_engine_restarts", "Times the engine was started anew.", self.engine_restarts
-        )
-        histograms = (self._first_token, self._token_gap, self._request, self._step, self._eviction)
-        yield from (histogram.family() for histogram in histograms)
+            counts: dict[str, int] = getattr(load, field)
+            yield _counter(name, text, ["policy"], self._zeros() | counts)
+        yield from self._request_counters()
+        for name, spec in HISTOGRAMS.items():
+            yield _histogram(name, spec.text, [], [((), self._histograms[name])])
+        by_phase = [((phase,), histogram) for phase, histogram in self._steps.items()]
+        yield _histogram("step_duration_seconds", STEP_SECONDS.text, ["phase"], by_phase)
 
-    def _derived_gauges(self, load: Load) -> Iterator[Metric]:
+    def _gauges(self, load: Load) -> Iterator[Metric]:
+        now = time.monotonic()
+        for name, text, field in GAUGES:
+            yield GaugeMetricFamily(f"sluice_{name}", text, getattr(load, field))
+        waiting = GaugeMetricFamily(
+            "sluice_num_requests_waiting_by_reason",
+            "Outputs in the queue, by what they wait for.",
+            labels=["reason"],
+        )
+        for reason in WaitReason:
+            waiting.add_metric([reason.value], load.waiting_by_reason.get(reason, 0))
+        yield waiting
+        yield GaugeMetricFamily(
+            "sluice_generation_tokens_per_second",
+            "New tokens per second, over the last 5 seconds.",
+            self._totals.tokens_per_second(now),
+        )
+        yield GaugeMetricFamily(
+            "sluice_engine_up", "1 while the engine serves, else 0.", float(self.engine_up)
+        )
+        yield GaugeMetricFamily(
+            "sluice_event_loop_lag_seconds",
+            "Longest lag of the front's event loop within the last 15 seconds.",
+            self.loop_lag.value(now),
+        )
+
+    def _kv_gauges(self, load: Load) -> Iterator[Metric]:
         blocks = load.blocks_used + load.blocks_free + load.blocks_cached
         yield GaugeMetricFamily(
             "sluice_kv_cache_usage_perc",
             "Share of the KV blocks held by sequences; 1 is full.",
             load.blocks_used / blocks if blocks else 0.0,
         )
+        in_tables = sum(counts.blocks for counts in load.budget_classes)
         yield GaugeMetricFamily(
-            "sluice_generation_tokens_per_second",
-            "New tokens per second, over the last seconds.",
-            self._totals.tokens_per_second(time.monotonic()),
+            "sluice_kv_blocks_leaked",
+            "References to KV blocks that no live output has; anything but 0 is a defect.",
+            load.blocks_used + load.blocks_shared - in_tables,
+        )
+        for name, text, field in GAUGES_BY_BUDGET:
+            family = GaugeMetricFamily(f"sluice_{name}", text, labels=["budget"])
+            for counts in load.budget_classes:
+                label = str(counts.bound) if counts.bound else NO_POLICY
+                family.add_metric([label], getattr(counts, field))
+            yield family
+        info = GaugeMetricFamily(
+            "sluice_cache_config_info",
+            "1; the labels say what is served, and the size of the KV pool.",
+            labels=["model_name", "block_size", "num_gpu_blocks"],
+        )
+        if (model := self.model) is not None:
+            info.add_metric([model.name, str(model.block_size), str(model.total_blocks)], 1)
+        yield info
+
+    def _request_counters(self) -> Iterator[Metric]:
+        yield _counter(
+            "requests_accepted",
+            "Requests that were queued, by eviction policy; none: the whole cache.",
+            ["policy"],
+            self._zeros() | {NO_POLICY: 0} | dict(self._accepted),
+        )
+        model = self.model.name if self.model else ""
+        yield _counter(
+            "request_success",
+            "Outputs that ended, by model and reason.",
+            ["model_name", "finished_reason"],
+            {(model, reason): count for reason, count in self._finished.items()},
+        )
+        yield _counter(
+            "requests_refused",
+            "Requests that ended before they were accepted, by gRPC status.",
+            ["status"],
+            dict(self._refused),
+        )
+        yield _counter(
+            "grpc_server_handled",
+            "gRPC calls that ended, by method and status.",
+            ["method", "code"],
+            dict(self._calls),
+        )
+        yield CounterMetricFamily(
+            "sluice_engine_restarts", "Times the engine was started anew.", self.engine_restarts
         )
 
-    def _by_policy(self, load: Load, field: str) -> dict[str, int]:
-        """Counts by policy, with a zero for policies that have none: absent series cannot rise."""
-        names = [policy.name for policy in self.model.policies] if self.model else []
-        counts: dict[str, int] = getattr(load, field)
-        return dict.fromkeys(names, 0) | counts
+    def _zeros(self) -> dict[str, int]:
+        """By policy, for those that have no count yet: absent series cannot rise."""
+        return (
+            dict.fromkeys([policy.name for policy in self.model.policies], 0) if self.model else {}
+        )
 
 
-def _labelled(name: str, text: str, label: str, counts: dict[str, int]) -> Metric:
-    family = CounterMetricFamily(name, text, labels=[label])
+def _phase(step: Step) -> str:
+    if not step.prefill_tokens:
+        return "decode"
+    return "prefill" if step.prefill_tokens == step.tokens else "mixed"
+
+
+def _counter(
+    name: str,
+    text: str,
+    labels: list[str],
+    counts: Mapping[str, int] | Mapping[tuple[str, str], int],
+) -> Metric:
+    family = CounterMetricFamily(f"sluice_{name}", text, labels=labels)
     for value, count in counts.items():
-        family.add_metric([value], count)
+        family.add_metric([value] if isinstance(value, str) else value, count)
+    return family
+
+
+def _histogram(
+    name: str,
+    text: str,
+    labels: list[str],
+    histograms: Iterable[tuple[tuple[str, ...], BulkHistogram]],
+) -> Metric:
+    family = HistogramMetricFamily(f"sluice_{name}", text, labels=labels)
+    for values, histogram in histograms:
+        histogram.add_to(family, values)
     return family

@@ -22,6 +22,7 @@ from prometheus_client import (
 
 from engine.process import run_engine
 from protos.sluice.v1 import sluice_pb2, sluice_pb2_grpc
+from service.calls import CallCounter
 from service.config import ServiceConfig
 from service.control import ControlServicer
 from service.engine_client import EngineClient
@@ -38,9 +39,8 @@ from service.watch import watch
 
 log = logging.getLogger(__name__)
 
-INFERENCE, CONTROL = (
-    sluice_pb2.DESCRIPTOR.services_by_name[name].full_name for name in ("Inference", "Control")
-)
+SERVICES = sluice_pb2.DESCRIPTOR.services_by_name
+INFERENCE, CONTROL = (SERVICES[name].full_name for name in ("Inference", "Control"))
 ENGINE_STOP_SECONDS = 5.0
 LAST_CALLS_SECONDS = 1.0  # for calls that are no requests, once the last request has ended
 MAX_CALLS = 16384  # a far backstop; the engine's queue is the limit that is meant
@@ -121,6 +121,7 @@ class Server:
         self._tasks.append(asyncio.create_task(watch(self.live, self.config)))
         self._tasks.append(asyncio.create_task(watch_engine(self.client, self.config)))
         self._tasks.append(asyncio.create_task(supervision))
+        self._tasks.append(asyncio.create_task(self.metrics.loop_lag.run()))
 
     async def wait_failed(self) -> None:
         """Waits for what the service cannot survive, and raises it (EngineCrashLoop)."""
@@ -179,7 +180,10 @@ class Server:
 
     async def _start_grpc(self, text: Text) -> None:
         server = grpc.aio.server(
-            interceptors=[GuardInterceptor()],
+            interceptors=[
+                CallCounter(self.metrics.count_call, SERVICES.values()),
+                GuardInterceptor(),
+            ],
             options=grpc_options(self.config),
             maximum_concurrent_rpcs=MAX_CALLS,
         )

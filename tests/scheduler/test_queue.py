@@ -3,7 +3,7 @@
 import random
 from typing import Any
 
-from scheduler.queue import DeadlineQueue, WaitingQueue
+from scheduler.queue import DeadlineQueue, WaitingQueue, WaitReason
 from scheduler.request import Sequence
 from tests.builders import make_request
 
@@ -126,3 +126,17 @@ def test_a_key_that_comes_back_has_only_its_new_deadline() -> None:
     queue.push(50.0, 1)
     assert queue.passed(9.0) == []
     assert queue.passed(50.0) == [1]
+
+
+def test_what_holds_up_the_head_is_known() -> None:
+    queue = WaitingQueue()
+    queue.held_up(rows=False, room=False)
+    assert queue.reason == WaitReason.NEXT_STEP  # nobody was there to be held up
+    queue.push(_sequence())
+    for rows, room, reason in (
+        (False, True, WaitReason.MAX_RUNNING),
+        (True, False, WaitReason.MAX_BATCH_TOKENS),
+        (True, True, WaitReason.KV_BLOCKS),
+    ):
+        queue.held_up(rows=rows, room=room)
+        assert queue.reason == reason

@@ -4,6 +4,7 @@ import pytest
 
 from scheduler.errors import InvalidRequest, QueueFull
 from scheduler.plan import Chunk
+from scheduler.queue import WaitReason
 from scheduler.request import FinishReason
 from tests.builders import Bench, chunks_of, first_step, make_request, make_scheduler, tokens_alone
 from tests.scheduler.memory_runner import by_hand
@@ -226,3 +227,33 @@ def test_counts_of_live_outputs_follow_the_books() -> None:
     bench.step()
     assert (bench.scheduler.num_live, bench.scheduler.num_waiting) == (4, 2)
     bench.drain()
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"blocks": 8, "max_batch_tokens": 64}, WaitReason.KV_BLOCKS),
+        ({"max_running": 1, "max_batch_tokens": 64}, WaitReason.MAX_RUNNING),
+        ({"max_batch_tokens": 20}, WaitReason.MAX_BATCH_TOKENS),
+    ],
+)
+def test_what_outputs_wait_for_is_known(settings: dict[str, int], reason: WaitReason) -> None:
+    bench = Bench(**settings)
+    bench.submit(make_request(20, 8), make_request(20, 8))
+    bench.step()
+    assert bench.scheduler.num_waiting == 1
+    assert bench.scheduler.waiting.reason == reason
+
+
+def test_the_tokens_of_chunks_are_those_that_are_no_decodes() -> None:
+    bench = Bench(max_batch_tokens=24)
+    for _ in range(4):
+        bench.submit(make_request(19, 20))
+        bench.steps(2)
+    bench.drain()
+    mixed = 0
+    for plan in bench.plans:
+        chunks = sum(chunk.count for chunk in plan.chunks if chunk.count > 1)
+        assert plan.prefill_tokens == chunks
+        mixed += 0 < chunks < plan.tokens
+    assert mixed

@@ -1,14 +1,22 @@
 """What Prometheus scrapes: it parses, it moves, and it has no unbounded labels."""
 
+import asyncio
 import time
 import urllib.request
 
+import grpc
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from protos.sluice.v1 import sluice_pb2 as pb
+from service.errors import ServiceError
+from service.metrics import REFUSALS
 from tests.service.harness import Harness, eventually, ids_request
 
-LABELS = {"le", "policy", "finished_reason", "status"}
+LABELS = {
+    *("le", "policy", "model_name", "finished_reason", "status", "reason", "phase", "budget"),
+    *("method", "code", "block_size", "num_gpu_blocks"),
+}
 
 
 def scrape(harness: Harness) -> dict[str, float]:
@@ -43,6 +51,10 @@ def test_every_name_of_the_contract_is_there(fast: Harness) -> None:
             "inter_token_latency_seconds_bucket",
             "e2e_request_latency_seconds_bucket",
             "step_duration_seconds_bucket",
+            *("request_time_per_output_token_seconds_bucket", "request_queue_time_seconds_bucket"),
+            *("request_prefill_time_seconds_bucket", "request_decode_time_seconds_bucket"),
+            *("batch_size_bucket", "iteration_tokens_bucket", "kv_blocks_leaked"),
+            *("grpc_server_handled_total", "event_loop_lag_seconds", "cache_config_info"),
         )
     }
 
@@ -61,11 +73,25 @@ def test_counters_move_by_what_was_done(fast: Harness) -> None:
     assert moved["sluice_kv_tokens_evicted_total{window}"] == evicted
     assert moved["sluice_kv_evictions_total{window}"] == rounds
     assert moved["sluice_kv_tokens_evicted_total{r_kv}"] == 0
-    assert moved["sluice_request_success_total{length}"] == 2
+    assert moved["sluice_request_success_total{length,fake}"] == 2
     assert moved["sluice_time_to_first_token_seconds_count"] == 1
     assert moved["sluice_inter_token_latency_seconds_count"] == 798
     assert moved["sluice_e2e_request_latency_seconds_count"] == 1
     assert after["sluice_generation_tokens_per_second"] > 0
+    assert moved["sluice_requests_accepted_total{window}"] == 1
+    assert moved["sluice_request_kv_budget_tokens_sum"] == 64
+    assert moved["sluice_request_kv_peak_tokens_sum"] == 2 * 64
+    assert moved["sluice_request_kv_compression_ratio_sum"] == 2 * (3 + 400 - 1) / 64
+    assert moved["sluice_request_generation_tokens_sum"] == 800
+    assert moved["sluice_request_prompt_tokens_sum"] == 2 * 3
+    times = [usage.usage.decode_seconds for usage in answer.finished.values()]
+    assert moved["sluice_request_decode_time_seconds_sum"] == pytest.approx(sum(times))
+    each = sum(seconds / 399 for seconds in times)
+    assert moved["sluice_request_time_per_output_token_seconds_sum"] == pytest.approx(each)
+    assert moved["sluice_batch_size_sum"] == moved["sluice_iteration_tokens_sum"] - (3 - 1) * 2
+    assert moved["sluice_grpc_server_handled_total{OK,sluice.v1.Inference/Generate}"] == 1
+    assert after["sluice_kv_blocks_leaked"] == 0
+    assert after["sluice_engine_up"] == 1
 
 
 def test_refusals_are_counted_by_status(fast: Harness) -> None:
@@ -73,6 +99,91 @@ def test_refusals_are_counted_by_status(fast: Harness) -> None:
     before = scrape(fast).get(key, 0)
     fast.run(fast.refusal(pb.GenerateRequest()))
     assert scrape(fast)[key] == before + 1
+
+
+def test_every_status_of_a_refusal_is_counted_from_zero() -> None:
+    codes = {error.code.name for error in ServiceError.__subclasses__()}
+    assert codes <= set(REFUSALS)
+
+
+def test_calls_are_counted_by_the_status_that_the_caller_gets(slow: Harness) -> None:
+    generate = "sluice.v1.Inference/Generate"
+
+    async def scenario() -> None:
+        stream = slow.inference.Generate(ids_request([1], 500))
+        await stream.read()
+        stream.cancel()
+        await slow.refusal(ids_request([1], 500), timeout=0.3)
+        await slow.refusal(pb.GenerateRequest())
+        unknown = slow.channel.unary_unary("/sluice.v1.Inference/Nonsense")
+        with pytest.raises(grpc.aio.AioRpcError):
+            await unknown(b"")
+        await eventually(slow.is_idle)
+        expected = {
+            *((code, generate) for code in ("CANCELLED", "DEADLINE_EXCEEDED", "INVALID_ARGUMENT")),
+            ("UNIMPLEMENTED", "unknown"),
+        }
+
+        async def counted() -> bool:
+            after = scrape(slow)
+            keys = [f"sluice_grpc_server_handled_total{{{','.join(one)}}}" for one in expected]
+            return all(after.get(key, 0) > before.get(key, 0) for key in keys)
+
+        await eventually(counted)
+
+    before = scrape(slow)
+    slow.run(scenario())
+
+
+def test_an_output_that_never_ran_has_a_queue_time_and_no_other(slow: Harness) -> None:
+    async def scenario() -> None:
+        running = [slow.inference.Generate(ids_request([1], 500)) for _ in range(4)]
+        for stream in running:
+            while not (await stream.read()).HasField("tokens"):
+                pass
+        before = scrape(slow)
+        late = slow.inference.Generate(ids_request([1], 500))
+        await late.read()
+        waiting = scrape(slow)
+        assert waiting["sluice_num_requests_waiting"] == 1
+        assert waiting["sluice_num_requests_waiting_by_reason{max_running}"] == 1
+        late.cancel()
+
+        async def counted() -> bool:
+            name = "sluice_request_queue_time_seconds_count"
+            return scrape(slow)[name] == before[name] + 1
+
+        await eventually(counted)
+        after = scrape(slow)
+        for name in ("prefill_time_seconds", "decode_time_seconds", "kv_peak_tokens"):
+            key = f"sluice_request_{name}_count"
+            assert after[key] == before[key]
+        for stream in running:
+            stream.cancel()
+        await eventually(slow.is_idle)
+
+    slow.run(scenario())
+
+
+def test_steps_are_timed_by_phase(fast: Harness) -> None:
+    before = scrape(fast)
+    fast.run(fast.answer(ids_request(list(range(40)), 10)))
+    after = scrape(fast)
+    name = "sluice_step_duration_seconds_count{%s}"
+    steps = {
+        phase: after[name % phase] - before[name % phase]
+        for phase in ("prefill", "decode", "mixed")
+    }
+    assert steps == {"prefill": 1, "decode": 9, "mixed": 0}
+
+
+def test_a_blocked_loop_shows_as_lag(fast: Harness) -> None:
+    async def scenario() -> float:
+        await asyncio.sleep(0.2)  # a beat is under way
+        time.sleep(0.5)  # blocks the loop
+        return scrape(fast)["sluice_event_loop_lag_seconds"]
+
+    assert fast.run(scenario()) >= 0.3
 
 
 def test_gauges_show_what_runs(slow: Harness) -> None:
