@@ -6,21 +6,27 @@ models take their time.
 
 from dataclasses import dataclass
 
-TOKEN_SECONDS = (
-    *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5),
-    *(0.75, 1, 2.5, 5, 10, 20, 40, 80),
-)
-FIRST_TOKEN_SECONDS = (
-    *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
-    *(1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560),
-)
-REQUEST_SECONDS = (
-    *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 20),
-    *(30, 40, 60, 120, 240, 480, 960, 1800, 3600, 7200),
-)
-TOKENS = tuple(2**power for power in range(18))  # 1 to 131072
-OUTPUTS = tuple(2**power for power in range(11))  # 1 to 1024
-RATIOS = (1, 1.25, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+
+def seconds(least: float, most: float) -> tuple[float, ...]:
+    """Seven bounds a decade, at most 1.5 times the one before: a percentile is drawn within one."""
+    bounds = (
+        float(f"{digits}e{power}") for power in range(-5, 5) for digits in (1, 1.5, 2, 3, 4, 5, 7.5)
+    )
+    return tuple(bound for bound in bounds if least <= bound <= most)
+
+
+def counts(most: int) -> tuple[int, ...]:
+    """1 to 8, then four bounds for each doubling."""
+    doublings = (2**power * quarters // 4 for power in range(3, 20) for quarters in (5, 6, 7, 8))
+    return (*range(1, 9), *(bound for bound in doublings if bound <= most))
+
+
+TOKEN_SECONDS = seconds(1e-4, 100)
+REQUEST_SECONDS = seconds(5e-4, 10000)
+TOKENS = counts(131072)
+OUTPUTS = counts(1024)
+RATIOS = (0.99, *(1, 1.25, 1.5, 1.75, 2, 2.5, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64))
+"""None is below 1; the first bound keeps a ratio of 1 from being drawn as something less."""
 
 GAUGES = (  # name, help, field of Load
     ("num_requests_running", "Outputs being prefilled or decoded.", "running"),
@@ -71,7 +77,7 @@ class HistogramSpec:
 
 HISTOGRAMS = {
     "time_to_first_token_seconds": HistogramSpec(
-        "From the arrival of a request to its first token.", FIRST_TOKEN_SECONDS
+        "From the arrival of a request to its first token.", REQUEST_SECONDS
     ),
     "inter_token_latency_seconds": HistogramSpec("Between two tokens of an output.", TOKEN_SECONDS),
     "request_time_per_output_token_seconds": HistogramSpec(

@@ -1,8 +1,21 @@
 """What goes wrong, and the process that it happens to."""
 
-from tools.dashboards.panels import Dashboard, Panel, Query, least, rate, total, worst
+from tools.dashboards.panels import (
+    Dashboard,
+    Panel,
+    Query,
+    active,
+    least,
+    rate,
+    split,
+    total,
+    worst,
+)
 
-OF_ANSWERS = 'finished_reason!~"stop|length"'
+FAILED = rate("sluice_grpc_server_handled_total", "method", "code", where='code!="OK"')
+UNANSWERED = rate(
+    "sluice_request_success_total", "finished_reason", where='finished_reason!~"stop|length"'
+)
 
 STATS = (
     Panel(
@@ -25,27 +38,27 @@ STATS = (
 OVER_TIME = (
     Panel(
         "gRPC calls per second", "By status, all methods.", "short",
-        (Query(rate("sluice_grpc_server_handled_total", "code"), "{{code}}"),), stacked=True,
+        (split("sluice_grpc_server_handled_total", "code", "no call"),), stacked=True,
     ),
     Panel(
         "gRPC calls that failed, per second", "By method and status.", "short",
         (
             Query(
-                rate("sluice_grpc_server_handled_total", "method", "code", where='code!="OK"'),
+                active(FAILED, "code", "no failure"),
                 "{{method}} {{code}}",
             ),
         ),
     ),
     Panel(
         "Requests refused per second", "Before they were accepted, by status.", "short",
-        (Query(rate("sluice_requests_refused_total", "status"), "{{status}}"),), stacked=True,
+        (split("sluice_requests_refused_total", "status", "no refusal"),), stacked=True,
     ),
     Panel(
         "Outputs without an answer per second", "Cancelled, overdue, or with broken logits.",
         "short",
         (
             Query(
-                rate("sluice_request_success_total", "finished_reason", where=OF_ANSWERS),
+                active(UNANSWERED, "finished_reason", "all answered"),
                 "{{finished_reason}}",
             ),
         ),

@@ -1,6 +1,6 @@
 """KV blocks, budgets and what policies evict."""
 
-from tools.dashboards.panels import Dashboard, Panel, Query, quantiles, rate, ratio, total
+from tools.dashboards.panels import Dashboard, Panel, Query, quantiles, rate, ratio, split, total
 
 POOL = (
     Panel(
@@ -46,11 +46,11 @@ POOL = (
 EVICTION = (
     Panel(
         "KV tokens evicted per second", "By policy.", "short",
-        (Query(rate("sluice_kv_tokens_evicted_total", "policy"), "{{policy}}"),), stacked=True,
+        (split("sluice_kv_tokens_evicted_total", "policy", "no eviction"),), stacked=True,
     ),
     Panel(
         "Eviction rounds per second", "By policy; one output, one step.", "short",
-        (Query(rate("sluice_kv_evictions_total", "policy"), "{{policy}}"),), stacked=True,
+        (split("sluice_kv_evictions_total", "policy", "no eviction"),), stacked=True,
     ),
     Panel(
         "Share of step time spent on evictions",
@@ -89,7 +89,7 @@ EVICTION = (
 REQUESTS = (
     Panel(
         "Requests accepted per second", "By policy; none: the whole cache.", "short",
-        (Query(rate("sluice_requests_accepted_total", "policy"), "{{policy}}"),), 6, stacked=True,
+        (split("sluice_requests_accepted_total", "policy", "no request"),), 6, stacked=True,
     ),
     Panel(
         "Budgets granted", "KV tokens; of requests that have one.", "short",

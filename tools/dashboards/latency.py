@@ -1,6 +1,6 @@
 """Where the time of a request goes, and of an engine step."""
 
-from tools.dashboards.panels import Dashboard, Panel, Query, quantile, quantiles, rate, ratio
+from tools.dashboards.panels import Dashboard, Panel, Query, quantile, quantiles, rate
 
 SHARES = (0.5, 0.9, 0.99)
 PHASE = "{{phase}}"
@@ -53,21 +53,11 @@ STEPS = (
         (Query(rate("sluice_step_duration_seconds_sum", "phase"), PHASE),), 6, stacked=True,
     ),
     Panel(
-        "Outputs per step", "Mean, and the largest tenth.", "short",
-        (
-            Query(ratio(rate("sluice_batch_size_sum"), rate("sluice_batch_size_count")), "mean"),
-            Query(quantile(0.9, "sluice_batch_size"), "p90"),
-        ), 6,
+        "Outputs per step", "The batch.", "short", quantiles("sluice_batch_size", 0.5, 0.9), 6,
     ),
     Panel(
-        "Tokens per step", "Mean, and the largest tenth.", "short",
-        (
-            Query(
-                ratio(rate("sluice_iteration_tokens_sum"), rate("sluice_iteration_tokens_count")),
-                "mean",
-            ),
-            Query(quantile(0.9, "sluice_iteration_tokens"), "p90"),
-        ), 6,
+        "Tokens per step", "Of decodes and of prompts.", "short",
+        quantiles("sluice_iteration_tokens", 0.5, 0.9), 6,
     ),
 )  # fmt: skip
 LATENCY = Dashboard("sluice-latency", "Sluice: latency", "Where the time goes.", REQUESTS + STEPS)

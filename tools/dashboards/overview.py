@@ -1,6 +1,16 @@
 """The page to look at first: is it up, how fast, how full, how late."""
 
-from tools.dashboards.panels import Dashboard, Panel, Query, least, quantiles, rate, total, worst
+from tools.dashboards.panels import (
+    Dashboard,
+    Panel,
+    Query,
+    least,
+    quantiles,
+    rate,
+    split,
+    total,
+    worst,
+)
 
 STATS = (
     Panel(
@@ -67,7 +77,7 @@ OVER_TIME = (
     ),
     Panel(
         "KV tokens evicted per second", "By policy; 0 where no budget is reached.", "short",
-        (Query(rate("sluice_kv_tokens_evicted_total", "policy"), "{{policy}}"),),
+        (split("sluice_kv_tokens_evicted_total", "policy", "no eviction"),),
         stacked=True,
     ),
     Panel(

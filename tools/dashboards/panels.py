@@ -67,14 +67,30 @@ def quantile(share: float, histogram: str, *by: str) -> str:
     return f"histogram_quantile({share:g}, {rate(f'{histogram}_bucket', 'le', *by)})"
 
 
+def mean(histogram: str) -> str:
+    """The mean of what was observed lately; exact, where quantiles are within a bucket."""
+    return ratio(rate(f"{histogram}_sum"), rate(f"{histogram}_count"))
+
+
+def active(expr: str, label: str, idle: str) -> str:
+    """Only what is not zero, and a zero labelled `idle`: a legend of dozens of zeros hides it."""
+    return f'({expr} > 0) or label_replace(vector(0), "{label}", "{idle}", "", "")'
+
+
+def split(counter: str, label: str, idle: str) -> Query:
+    """Events per second by one label; `idle` is drawn where there are none."""
+    return Query(active(rate(counter, label), label, idle), f"{{{{{label}}}}}")
+
+
 def ratio(part: str, whole: str) -> str:
     """One rate over another; nothing while nothing happens."""
     return f"{part} / {whole}"
 
 
 def quantiles(histogram: str, *shares: float) -> tuple[Query, ...]:
-    """One query for each share, p50 and so on."""
-    return tuple(Query(quantile(share, histogram), f"p{share * 100:g}") for share in shares)
+    """One query for each share, p50 and so on, and the mean."""
+    drawn = tuple(Query(quantile(share, histogram), f"p{share * 100:g}") for share in shares)
+    return (*drawn, Query(mean(histogram), "mean"))
 
 
 def _by(labels: tuple[str, ...]) -> str:
