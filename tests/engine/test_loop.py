@@ -17,6 +17,7 @@ from engine.messages import (
     Shutdown,
     Stop,
     Submit,
+    WaitReason,
     decode_engine,
     encode,
 )
@@ -228,6 +229,14 @@ def test_log_probabilities_come_with_their_tokens(open_front: Open) -> None:
     assert delta.logprobs == [(0.0, [(delta.ids[0], 0.0)])]
 
 
+def test_outputs_that_share_a_prompt_wait_for_it(open_front: Open) -> None:
+    front = open_front()
+    front.send(_submit(1, prompt=40, n=3))
+    first = front.step()
+    assert first.load.waiting_by_reason == {WaitReason.SHARED_PROMPT: 2}
+    assert (first.sequences, first.prefill_tokens) == (1, 16)
+
+
 def test_the_load_adds_up_in_every_step(open_front: Open) -> None:
     front = open_front(kv_blocks=20)
     front.send(*[_submit(key, new=20, prompt=7 + key) for key in range(1, 6)])
@@ -238,6 +247,10 @@ def test_the_load_adds_up_in_every_step(open_front: Open) -> None:
         assert load.running <= 4
         assert step.tokens <= 16
         assert step.seconds > 0
+        assert sum(load.waiting_by_reason.values()) == load.waiting
+        assert all(load.waiting_by_reason.values())
+        assert 0 <= step.prefill_tokens <= step.tokens
+        assert step.tokens - step.prefill_tokens <= step.sequences <= step.tokens
     load = front.steps[-1].load
     assert (load.generation_tokens_total, load.prompt_tokens_total) == (100, 50)
     assert load.preemptions_total > 0

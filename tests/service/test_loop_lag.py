@@ -1,5 +1,8 @@
 """The worst lag of the last 15 seconds, on a clock of our own."""
 
+import asyncio
+import time
+
 import pytest
 
 from service.loop_lag import BEAT_SECONDS, WINDOW_SECONDS, LoopLag
@@ -26,3 +29,20 @@ def test_a_beat_that_is_overdue_counts_before_it_comes() -> None:
     lag._due = 10.0
     assert lag.value(10.0 - BEAT_SECONDS) == 0
     assert lag.value(15.0) == 5
+
+
+def test_a_blocked_loop_shows_as_lag() -> None:
+    async def scenario() -> tuple[float, float]:
+        lag = LoopLag()
+        task = asyncio.create_task(lag.run())
+        await asyncio.sleep(2 * BEAT_SECONDS)  # a beat is under way
+        time.sleep(BEAT_SECONDS + 0.3)  # blocks the loop
+        while_blocked = lag.value(time.monotonic())
+        await asyncio.sleep(2 * BEAT_SECONDS)
+        afterwards = lag.value(time.monotonic())
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return while_blocked, afterwards
+
+    while_blocked, afterwards = asyncio.run(scenario())
+    assert 0.29 <= while_blocked <= afterwards + 1e-9
