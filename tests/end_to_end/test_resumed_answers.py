@@ -27,7 +27,7 @@ from clients.workloads.pocket import problems
 
 MODEL = Path(__file__).parents[2] / "models" / "pocket-llama"
 ENGINE = re.compile(r"engine ready: pocket-llama, pid (\d+)")
-PATIENT = RetryPolicy(attempts=60, initial_seconds=0.5, maximum_seconds=1.0)  # a model is loaded
+PATIENT = RetryPolicy(attempts=1000, initial_seconds=0.5, maximum_seconds=1.0)  # it loads anew
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def disturbed(server: LocalServer, requests: list[Request]) -> list[Completion]:
             for _ in requests:
                 await asyncio.wait_for(begun.get(), 60)
             os.kill(int(ENGINE.findall(server.log.read_text())[-1]), signal.SIGKILL)
-            return await asyncio.wait_for(asyncio.gather(*asked), 90)
+            return await asyncio.wait_for(asyncio.gather(*asked), 110)
 
     return asyncio.run(scenario())
 
