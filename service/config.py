@@ -2,9 +2,16 @@
 
 from dataclasses import dataclass, field
 
-from engine.config import FAKE_MODEL, BudgetLimits, EngineConfig, SchedulerConfig
+from engine.config import FAKE_MODEL, BudgetLimits, EngineConfig, LogConfig, SchedulerConfig
 
-__all__ = ["FAKE_MODEL", "BudgetLimits", "EngineConfig", "SchedulerConfig", "ServiceConfig"]
+__all__ = [
+    "FAKE_MODEL",
+    "BudgetLimits",
+    "EngineConfig",
+    "LogConfig",
+    "SchedulerConfig",
+    "ServiceConfig",
+]
 
 
 @dataclass(frozen=True)
@@ -20,6 +27,7 @@ class ServiceConfig:
     write_stall_seconds: float = 30.0  # a client that takes nothing for so long is given up
     max_message_bytes: int = 4 * 2**20  # of one request
     max_prompt_characters: int = 2_000_000  # of text or chat, before it is tokenised
+    log_prompts: bool = False  # whether the line of a request in the log holds its prompt
     engine: EngineConfig = field(default_factory=EngineConfig)
 
     @property

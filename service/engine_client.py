@@ -117,8 +117,10 @@ class EngineClient:
         return self._link.exit_code
 
     async def stop(self, timeout: float) -> None:
-        """Ends the engine, by force after `timeout` seconds."""
+        """Ends the engine, by force after `timeout` seconds; one that still loads, at once."""
         if self._link is not None:
+            if not self.up:
+                self._link.kill()  # it would not hear of it before it is ready
             await self._link.stop(timeout)
 
     def kill(self) -> None:

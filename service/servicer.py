@@ -1,6 +1,7 @@
 """Inference.Generate: from a gRPC call to a request in the engine and back."""
 
 import asyncio
+import sys
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from service.errors import Draining, EngineDown, InvalidRequest, ServiceError, V
 from service.live import LiveRequests
 from service.metrics import ServiceMetrics
 from service.output import make_outputs
+from service.request_log import RequestLog
 from service.stream import RequestStream
 from service.submission import make_submit, outputs_of
 from service.text_api import PromptError, Text
@@ -39,6 +41,7 @@ class InferenceServicer(sluice_pb2_grpc.InferenceServicer):
         self._live = live
         self._text = text
         self._metrics = metrics
+        self._log = RequestLog(prompts=config.log_prompts)
         self._tokenising = ThreadPoolExecutor(1, thread_name_prefix="tokenise")
         self.draining = False
 
@@ -67,6 +70,8 @@ class InferenceServicer(sluice_pb2_grpc.InferenceServicer):
                 self._live.remove(stream)
                 if stream.accepted is not None:
                     self._metrics.observe_request(time.monotonic() - arrival)
+            model_name = self._client.model.name if self._client.model else None
+            self._log.ended(request, stream, arrival, sys.exception(), model=model_name)
 
     def close(self) -> None:
         """Ends the tokenising thread."""

@@ -122,6 +122,11 @@ class RequestStream:
         return sum(p.last_at is None and p.finished is None for p in self._outputs)
 
     @property
+    def ends(self) -> list[Finished]:
+        """How the outputs ended that the engine has ended so far."""
+        return [p.finished for p in self._outputs if p.finished is not None]
+
+    @property
     def unfinished_outputs(self) -> int:
         return self._unfinished
 

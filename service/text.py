@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 from transformers import AutoTokenizer
 
+from engine.logs import take_over
 from service.text_api import PromptError
 
 THINK_START, THINK_END = "<think>", "</think>"
@@ -22,6 +23,7 @@ class ModelText:
     """Implements service.text_api.Text for a local directory or a hub id."""
 
     def __init__(self, model: str) -> None:
+        take_over("transformers", "huggingface_hub")
         self._tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
         backend = getattr(self._tokenizer, "backend_tokenizer", None)
         if not isinstance(backend, Tokenizer):

@@ -1,7 +1,6 @@
 """The real command in a process of its own: its line, its signals, what it loads, how it dies."""
 
 import contextlib
-import inspect
 import re
 import signal
 import subprocess
@@ -13,7 +12,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from cli.serve import configure, serve
+from cli.serve import configure
 from protos.sluice.v1 import sluice_pb2 as pb
 from protos.sluice.v1 import sluice_pb2_grpc
 from service.config import EngineConfig, ServiceConfig
@@ -160,7 +159,7 @@ if __name__ == "__main__":
 
 
 def test_options_that_are_absent_keep_the_defaults() -> None:
-    assert configure({"metrics": True}) == ServiceConfig()
+    assert configure({}) == configure({"metrics": True}) == ServiceConfig()
 
 
 def test_every_option_reaches_the_configuration() -> None:
@@ -187,12 +186,3 @@ def test_every_option_reaches_the_configuration() -> None:
     assert budgets.default_policy == "window"
     assert (engine.scheduler.max_running, engine.scheduler.prefix_cache) == (3, False)
     assert config.drain_seconds == 1.5
-
-
-def test_no_option_is_lost() -> None:
-    """Every option of the signature changes the configuration, but for the log level."""
-    default = configure({"metrics": True})
-    for name in inspect.signature(serve).parameters:
-        if name not in {"log_level", "metrics"}:
-            assert configure({"metrics": True, name: 12345}) != default, name
-    assert configure({"metrics": False}) != default
