@@ -13,6 +13,8 @@ COMMANDS = {  # name -> module and function
     "score": ("cli.score", "score"),
     "report": ("cli.report", "report"),
     "load": ("cli.load", "load"),
+    "doctor": ("cli.doctor", "doctor"),
+    "health": ("cli.health", "health"),
     "policies": ("cli.policies", "policies"),
     "top": ("cli.top", "top"),
     "demo": ("cli.demo", "demo"),
