@@ -11,6 +11,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cli.serve import configure
 from protos.sluice.v1 import sluice_pb2 as pb
@@ -96,6 +97,24 @@ def test_sigterm_lets_streams_finish_and_exits_with_0() -> None:
         assert events[-1].finished.usage.completion_tokens == 150
         ids = [token for event in events for token in event.tokens.ids]
         assert fake_tokens([1, 2], 150)[-len(ids) :] == ids
+        assert process.wait(20) == 0
+
+
+def test_health_says_it_first_and_live_streams_go_on() -> None:
+    """A load balancer that watches health learns of the end before any stream does."""
+    status = health_pb2.HealthCheckResponse
+    with (
+        served("--model", "fake", "--fake-step-seconds", "0.02") as (process, address),
+        begun(address, 100) as stream,
+        grpc.insecure_channel(address) as channel,
+    ):
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert next(watch).status == status.SERVING
+        process.send_signal(signal.SIGTERM)
+        assert next(watch).status == status.NOT_SERVING
+        more = next(stream)
+        assert more.HasField("tokens")
+        assert list(stream)[-1].finished.usage.completion_tokens == 100
         assert process.wait(20) == 0
 
 
