@@ -27,8 +27,8 @@ PrintConfig = Annotated[
 def serve(config: ConfigFile = None, print_config: PrintConfig = False, **given: Any) -> None:
     """Serve a model over gRPC until SIGTERM.
 
-    What is not given here comes from the environment (SLUICE_MODEL for --model), then from the
-    file, then from the defaults.
+    What is not given here comes from the environment (SLUICE_SERVE_MODEL for --model), then from
+    the file, then from the defaults.
     """
     settings = settings_of(given, config)
     if print_config:

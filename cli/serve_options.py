@@ -17,7 +17,7 @@ import msgspec
 from cli.options import option
 from service.config import ServiceConfig
 
-PREFIX = "SLUICE_"
+PREFIX = "SLUICE_SERVE_"  # SLUICE_TLS_CERT is the clients', SLUICE_PORT Kubernetes'
 FIELDS = {"default_kv_budget": "default_tokens", "max_kv_budget": "max_tokens"}  # by option
 
 TEXTS = {  # by option, in the order of --help

@@ -61,7 +61,7 @@ def _settle(option: ServeOption, sources: list[tuple[str, Mapping[str, Any]]]) -
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    """Unknown names are left alone: Kubernetes makes some of its own, SLUICE_PORT for instance."""
+    """Unknown names are left alone: Kubernetes makes some, for a service called sluice-serve."""
     values = {}
     for option in OPTIONS:
         text = environment.get(option.variable)

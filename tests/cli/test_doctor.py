@@ -41,13 +41,13 @@ def test_a_line_for_each_finding_and_a_table_of_budgets() -> None:
 def test_it_reads_the_settings_of_serve(tmp_path: Path) -> None:
     file = tmp_path / "serve.toml"
     file.write_text(f"model = '{MODEL}'\nkv_blocks = 40\n")
-    values = report("--config", str(file), SLUICE_BLOCK_SIZE="32")
+    values = report("--config", str(file), SLUICE_SERVE_BLOCK_SIZE="32")
     assert (values["model"], values["kv_blocks"], values["block_size"]) == (MODEL, 40, 32)
     assert report("--config", str(file), "--model", "fake")["model"] == "fake"
 
 
 def test_json_has_every_finding() -> None:
-    values = report("--model", MODEL, SLUICE_DEVICE="cpu")
+    values = report("--model", MODEL, SLUICE_SERVE_DEVICE="cpu")
     subjects = [finding["subject"] for finding in values["findings"]]
     assert [s for s in subjects if s != "ports" and s != "packages"] == [
         *("python", "processors", "limits", "device", "kernels", "memory", "KV pool")
@@ -63,7 +63,7 @@ def test_a_failure_is_exit_code_1_and_a_wrong_setting_2(
     result = doctor("--model", str(tmp_path / "none"))
     assert result.exit_code == 1
     assert "FAIL  model" in result.stdout
-    assert doctor("--model", "fake", SLUICE_KV_BLOCKS="many").exit_code == 2
+    assert doctor("--model", "fake", SLUICE_SERVE_KV_BLOCKS="many").exit_code == 2
 
 
 def test_health_of_a_server_and_of_none() -> None:

@@ -24,7 +24,7 @@ def written(tmp_path: Path, text: str) -> Path:
 
 def test_the_command_line_wins_over_the_environment_over_the_file(tmp_path: Path) -> None:
     file = written(tmp_path, "kv_blocks = 1\nmax_running = 1\nblock_size = 1\n")
-    environment = {"SLUICE_KV_BLOCKS": "2", "SLUICE_MAX_RUNNING": "2"}
+    environment = {"SLUICE_SERVE_KV_BLOCKS": "2", "SLUICE_SERVE_MAX_RUNNING": "2"}
     settings = settle({"kv_blocks": 3}, environment, file)
     found = {setting.option.name: (setting.value, setting.source) for setting in settings}
     assert found["kv_blocks"] == (3, "command line")
@@ -85,13 +85,13 @@ def test_what_a_file_may_not_hold(text: str, said: str, tmp_path: Path) -> None:
 
 
 def test_a_variable_of_the_wrong_type_is_named() -> None:
-    with pytest.raises(SettingError, match=r'^SLUICE_METRICS_PORT is "tcp://x"; allowed is a wh'):
-        settle({}, {"SLUICE_METRICS_PORT": "tcp://x"}, None)
+    with pytest.raises(SettingError, match=r'METRICS_PORT is "tcp://x"; allowed is a wh'):
+        settle({}, {"SLUICE_SERVE_METRICS_PORT": "tcp://x"}, None)
 
 
 def test_variables_that_are_no_options_are_left_alone() -> None:
     """Kubernetes makes some for every service by its name."""
-    settle({}, {"SLUICE_PORT": "tcp://10.0.0.1:7700", "SLUICE_SERVICE_HOST": "x"}, None)
+    settle({}, {"SLUICE_SERVE_PORT": "tcp://10.0.0.1:7700", "SLUICE_KV_BLOCKS": "x"}, None)
 
 
 def test_the_command_ends_with_2_and_one_line(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_the_command_ends_with_2_and_one_line(tmp_path: Path) -> None:
 
 def test_what_is_printed_is_a_file_that_says_the_same(tmp_path: Path) -> None:
     command = ["serve", "--print-config", "--model", 'a"b', "--no-metrics", "--drain-seconds", "7"]
-    environment = {"SLUICE_KV_BLOCKS": "9"}
+    environment = {"SLUICE_SERVE_KV_BLOCKS": "9"}
     result = CliRunner().invoke(app, command, env=environment)
     assert result.exit_code == 0, result.output
     table = tomllib.loads(result.output)
