@@ -28,11 +28,10 @@ def build_request(submit: Submit, model: ModelInfo) -> Request:
             f"got {submit.max_new_tokens}; the prompt of {len(submit.prompt)} tokens leaves {room} "
             f"of the model's {model.max_sequence_tokens}",
         )
-    limits = BudgetLimits(model.default_kv_budget, model.max_kv_budget, model.default_policy)
     policy = find_policy(submit.budget.policy or model.default_policy, model.policies)
     budget = resolve(
         submit.budget,
-        limits,
+        BudgetLimits(model.default_kv_budget, model.max_kv_budget, model.default_policy),
         prompt_tokens=len(submit.prompt),
         max_new_tokens=submit.max_new_tokens or room,
         recent_share=policy.recent_share,
@@ -57,6 +56,7 @@ def build_request(submit: Submit, model: ModelInfo) -> Request:
         salt=submit.salt,
         arrival=time.monotonic(),
         deadline=submit.deadline,
+        tenant=submit.tenant,
     )
 
 
