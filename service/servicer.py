@@ -10,6 +10,7 @@ import grpc
 
 from engine.messages import ModelInfo
 from protos.sluice.v1 import sluice_pb2, sluice_pb2_grpc
+from service.auth import caller
 from service.config import ServiceConfig
 from service.delivery import Delivery
 from service.engine_client import EngineClient
@@ -52,7 +53,7 @@ class InferenceServicer(sluice_pb2_grpc.InferenceServicer):
             stream = self._open(request, context, arrival)
             self._live.add(stream)
             prompt = await self._tokenise(request, model)
-            submit = make_submit(request, stream.key, prompt, stream.deadline)
+            submit = make_submit(request, stream.key, prompt, stream.deadline, caller())
             self._client.submit(stream, submit)
             stops = tuple(request.stopping.stop)
             outputs = make_outputs(submit.n, prompt, stops, self._text)
@@ -85,7 +86,7 @@ class InferenceServicer(sluice_pb2_grpc.InferenceServicer):
     ) -> RequestStream:
         asked = context.time_remaining()  # None without a deadline
         limit = self._config.max_request_seconds
-        return RequestStream(
+        stream = RequestStream(
             self._client.next_key(),
             request.request_id if request.HasField("request_id") else uuid.uuid4().hex,
             n=outputs_of(request),
@@ -93,6 +94,8 @@ class InferenceServicer(sluice_pb2_grpc.InferenceServicer):
             arrival=now,
             deadline=now + (limit if asked is None else min(asked, limit)),
         )
+        stream.tenant = caller().name
+        return stream
 
     async def _tokenise(self, request: sluice_pb2.GenerateRequest, model: ModelInfo) -> list[int]:
         """The prompt's ids, encoded in a thread of their own.
