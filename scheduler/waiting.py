@@ -72,7 +72,7 @@ class WaitingQueue:
             if head is None or not line.may_run(head):
                 continue
             share = line.served + line.running * mean / line.tenant.weight
-            if best is None or (share, head.rank) < (least, best.rank):
+            if best is None or share < least or (share == least and head.rank < best.rank):
                 best, least = head, share
         return best
 
