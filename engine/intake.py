@@ -41,8 +41,7 @@ def build_request(submit: Submit, model: ModelInfo) -> Request:
         raise PolicyUnavailable(policy.name, policy.unavailable)
     max_new = submit.max_new_tokens or room
     if budget is None and submit.max_new_tokens is None:
-        pool = model.total_blocks * model.block_size - len(submit.prompt)
-        max_new = max(min(room, pool), 1)
+        max_new = max(min(room, _most_held(submit, model) - len(submit.prompt)), 1)
     ends = set(submit.stop_token_ids) | (set() if submit.ignore_eos else set(model.eos_token_ids))
     return Request(
         key=submit.key,
@@ -58,6 +57,12 @@ def build_request(submit: Submit, model: ModelInfo) -> Request:
         deadline=submit.deadline,
         tenant=submit.tenant,
     )
+
+
+def _most_held(submit: Submit, model: ModelInfo) -> int:
+    """KV tokens that one output may come to hold: the pool, or the tenant's part of it."""
+    pool, limit = model.total_blocks * model.block_size, submit.tenant.max_kv_tokens
+    return pool if limit is None else min(pool, limit)
 
 
 def find_policy(name: str, policies: list[PolicyInfo]) -> PolicyInfo:
