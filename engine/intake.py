@@ -28,11 +28,10 @@ def build_request(submit: Submit, model: ModelInfo) -> Request:
             f"got {submit.max_new_tokens}; the prompt of {len(submit.prompt)} tokens leaves {room} "
             f"of the model's {model.max_sequence_tokens}",
         )
-    limits = BudgetLimits(model.default_kv_budget, model.max_kv_budget, model.default_policy)
     policy = find_policy(submit.budget.policy or model.default_policy, model.policies)
     budget = resolve(
         submit.budget,
-        limits,
+        BudgetLimits(model.default_kv_budget, model.max_kv_budget, model.default_policy),
         prompt_tokens=len(submit.prompt),
         max_new_tokens=submit.max_new_tokens or room,
         recent_share=policy.recent_share,
@@ -42,8 +41,7 @@ def build_request(submit: Submit, model: ModelInfo) -> Request:
         raise PolicyUnavailable(policy.name, policy.unavailable)
     max_new = submit.max_new_tokens or room
     if budget is None and submit.max_new_tokens is None:
-        pool = model.total_blocks * model.block_size - len(submit.prompt)
-        max_new = max(min(room, pool), 1)
+        max_new = max(min(room, _most_held(submit, model) - len(submit.prompt)), 1)
     ends = set(submit.stop_token_ids) | (set() if submit.ignore_eos else set(model.eos_token_ids))
     return Request(
         key=submit.key,
@@ -57,7 +55,14 @@ def build_request(submit: Submit, model: ModelInfo) -> Request:
         salt=submit.salt,
         arrival=time.monotonic(),
         deadline=submit.deadline,
+        tenant=submit.tenant,
     )
+
+
+def _most_held(submit: Submit, model: ModelInfo) -> int:
+    """KV tokens that one output may come to hold: the pool, or the tenant's part of it."""
+    pool, limit = model.total_blocks * model.block_size, submit.tenant.max_kv_tokens
+    return pool if limit is None else min(pool, limit)
 
 
 def find_policy(name: str, policies: list[PolicyInfo]) -> PolicyInfo:

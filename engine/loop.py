@@ -29,7 +29,7 @@ from engine.messages import (
 from engine.runner_api import Runner
 from engine.steps import Steps
 from scheduler.config import SchedulerConfig
-from scheduler.errors import InvalidRequest, PolicyUnavailable, QueueFull
+from scheduler.errors import InvalidRequest, PolicyUnavailable, QueueFull, QuotaExceeded
 from scheduler.plan import Drawn
 from scheduler.scheduler import Scheduler
 
@@ -90,6 +90,10 @@ class EngineLoop:
         except QueueFull as error:
             self._refused.append(
                 Refused(submit.key, Refusal.QUEUE_FULL, "", str(error), error.retry_seconds)
+            )
+        except QuotaExceeded as error:
+            self._refused.append(
+                Refused(submit.key, Refusal.QUOTA, error.quota, error.message, error.retry_seconds)
             )
         else:
             budget = request.budget

@@ -13,6 +13,7 @@ from scheduler.budget import BudgetRequest as BudgetRequest
 from scheduler.request import FinishReason as FinishReason
 from scheduler.request import Sampling as Sampling
 from scheduler.request import Usage as Usage
+from scheduler.tenants import Tenant as Tenant
 
 
 class Submit(msgspec.Struct, tag=True, array_like=True, frozen=True):
@@ -29,6 +30,7 @@ class Submit(msgspec.Struct, tag=True, array_like=True, frozen=True):
     priority: int = 0
     salt: str = ""
     deadline: float | None = None  # time.monotonic(), which Linux shares between processes
+    tenant: Tenant = Tenant()
 
 
 class Cancel(msgspec.Struct, tag=True, array_like=True, frozen=True):
@@ -123,6 +125,7 @@ class Refusal(StrEnum):
     INVALID = "invalid"
     UNAVAILABLE_POLICY = "unavailable_policy"
     QUEUE_FULL = "queue_full"
+    QUOTA = "quota"  # `field` names it
 
 
 class Refused(msgspec.Struct, array_like=True, frozen=True):
@@ -132,7 +135,7 @@ class Refused(msgspec.Struct, array_like=True, frozen=True):
     reason: Refusal
     field: str  # path in the contract; empty when none is to blame
     message: str
-    retry_seconds: float = 0.0
+    retry_seconds: float = 0.0  # 0: waiting does not help
 
 
 class Delta(msgspec.Struct, array_like=True, frozen=True):

@@ -35,6 +35,7 @@ from service.errors import (
     InvalidRequest,
     PolicyUnavailable,
     QueueFull,
+    QuotaExceeded,
     ServiceError,
     Violation,
 )
@@ -234,6 +235,8 @@ class EngineClient:
 def _refusal(refused: Refused) -> ServiceError:
     if refused.reason == Refusal.QUEUE_FULL:
         return QueueFull(refused.message, refused.retry_seconds)
+    if refused.reason == Refusal.QUOTA:
+        return QuotaExceeded(refused.field, refused.message, refused.retry_seconds or None)
     if refused.reason == Refusal.UNAVAILABLE_POLICY:
         return PolicyUnavailable(refused.message)
     return InvalidRequest([Violation(refused.field, refused.message)])

@@ -11,6 +11,7 @@ import grpc
 
 from engine.messages import ModelInfo
 from protos.sluice.v1 import sluice_pb2, sluice_pb2_grpc
+from service.auth import caller
 from service.config import ServiceConfig
 from service.delivery import Delivery
 from service.engine_client import EngineClient
@@ -55,7 +56,7 @@ class InferenceServicer(sluice_pb2_grpc.InferenceServicer):
             stream = self._open(request, context, arrival)
             self._live.add(stream)
             prompt = await self._tokenise(request, model)
-            submit = make_submit(request, stream.key, prompt, stream.deadline)
+            submit = make_submit(request, stream.key, prompt, stream.deadline, caller())
             self._client.submit(stream, submit)
             stops = tuple(request.stopping.stop)
             outputs = make_outputs(submit.n, prompt, stops, self._text)
@@ -71,7 +72,8 @@ class InferenceServicer(sluice_pb2_grpc.InferenceServicer):
                 if stream.accepted is not None:
                     self._metrics.observe_request(time.monotonic() - arrival)
             model_name = self._client.model.name if self._client.model else None
-            self._log.ended(request, stream, arrival, sys.exception(), model=model_name)
+            names = {"model": model_name, "tenant": caller().name or None}
+            self._log.ended(request, stream, arrival, sys.exception(), **names)
 
     def close(self) -> None:
         """Ends the tokenising thread."""
@@ -90,7 +92,7 @@ class InferenceServicer(sluice_pb2_grpc.InferenceServicer):
     ) -> RequestStream:
         asked = context.time_remaining()  # None without a deadline
         limit = self._config.max_request_seconds
-        return RequestStream(
+        stream = RequestStream(
             self._client.next_key(),
             request.request_id if request.HasField("request_id") else uuid.uuid4().hex,
             n=outputs_of(request),
@@ -98,6 +100,8 @@ class InferenceServicer(sluice_pb2_grpc.InferenceServicer):
             arrival=now,
             deadline=now + (limit if asked is None else min(asked, limit)),
         )
+        stream.tenant = caller().name
+        return stream
 
     async def _tokenise(self, request: sluice_pb2.GenerateRequest, model: ModelInfo) -> list[int]:
         """The prompt's ids, encoded in a thread of their own.

@@ -44,6 +44,7 @@ class RequestStream:
     ) -> None:
         self.key = key
         self.request_id = request_id
+        self.tenant = ""  # by name, whose request it is
         self.arrival = arrival
         self.deadline = deadline
         self.accepted: Accepted | None = None
