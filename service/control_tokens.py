@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from service.text_api import PromptError
 
 THINKING = ("<think>", "</think>")
-FIRST_PRIVATE = 0xE000  # of Unicode's private characters, which no template asks for
+FIRST_PRIVATE, LAST_PRIVATE = 0xE000, 0xF8FF  # characters of Unicode that no template asks for
 UNSPELLABLE = (
     "it holds a control token of this model that cannot be spelt as text; leave it out, or send "
     "token_ids if control is what you mean"
@@ -41,6 +41,8 @@ class ControlTokens:
         self._twin.encode_special_tokens = True  # as text, that is
         self._framing = self._count(self._twin.encode("").ids)
         longest_first = sorted(self._ids, key=len, reverse=True)
+        self._beginnings = {text[:n] for text in self._ids for n in range(1, len(text))}
+        self._longest_beginning = max(map(len, self._beginnings), default=0)
         self._pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
     def typed_in(self, ids: Sequence[int]) -> bool:
@@ -63,8 +65,9 @@ class ControlTokens:
 
         The mark is empty where they hold none, so that the usual way of encoding can be used.
         """
-        marks = (chr(code) for code in range(FIRST_PRIVATE, FIRST_PRIVATE + 0x1900))
-        mark = next((m for m in marks if not any(m in content for content in contents)), None)
+        used = set().union(*contents)
+        marks = map(chr, range(FIRST_PRIVATE, LAST_PRIVATE + 1))
+        mark = next((mark for mark in marks if mark not in used), None)
         if mark is None:
             raise PromptError("it holds every private character of Unicode; leave some out")
         defused = [self._defuse(content, mark) for content in contents]
@@ -96,13 +99,9 @@ class ControlTokens:
     def _defuse(self, content: str, mark: str) -> str:
         content = self._pattern.sub(lambda found: found[0][0] + mark + found[0][1:], content)
         bare = content.rstrip()  # a template may trim it
-        tails = (
-            length
-            for text in self._ids
-            for length in range(len(text) - 1, 0, -1)
-            if bare.endswith(text[:length])
-        )
-        tail = max(tails, default=0)  # which the next turn's content could complete
+        # The longest end that the next turn's content could complete.
+        lengths = range(min(self._longest_beginning, len(bare)), 0, -1)
+        tail = next((n for n in lengths if bare[-n:] in self._beginnings), 0)
         if tail:
             cut = len(bare) - tail + 1
             content = content[:cut] + mark + content[cut:]

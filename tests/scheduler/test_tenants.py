@@ -50,6 +50,18 @@ def test_shares_converge_to_the_weights(weights: list[float]) -> None:
         assert tokens[tenant.name] / total == pytest.approx(fair, abs=0.05)
 
 
+@pytest.mark.parametrize(("weights", "places"), [((1, 1), (4, 4)), ((3, 1), (6, 2))])
+def test_places_that_are_free_at_once_are_shared_out(
+    weights: tuple[float, float], places: tuple[int, int]
+) -> None:
+    bench = Bench(64, max_running=8, max_batch_tokens=64)
+    tenants = [Tenant(name, weight) for name, weight in zip("ab", weights, strict=True)]
+    bench.submit(*[asked(tenant) for tenant in tenants for _ in range(8)])
+    bench.step()
+    running = Counter(s.request.tenant.name for s in bench.scheduler.running)
+    assert (running["a"], running["b"]) == places
+
+
 def test_a_flood_does_not_delay_another_tenant() -> None:
     """The one that asks for little goes ahead of all that a greedy one has queued before it."""
     bench = Bench(64, max_running=2, max_waiting=1000)
