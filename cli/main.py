@@ -1,7 +1,8 @@
 """The `sluice` command. Each subcommand lives in its own module, imported only when it is used."""
 
+import os
 from importlib import import_module, metadata
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -13,6 +14,8 @@ COMMANDS = {  # name -> module and function
     "score": ("cli.score", "score"),
     "report": ("cli.report", "report"),
     "load": ("cli.load", "load"),
+    "doctor": ("cli.doctor", "doctor"),
+    "health": ("cli.health", "health"),
     "policies": ("cli.policies", "policies"),
     "top": ("cli.top", "top"),
     "demo": ("cli.demo", "demo"),
@@ -41,9 +44,22 @@ app = typer.Typer(
 )
 
 
+def _variable(name: str, text: str) -> Any:
+    return typer.Option(envvar=name, help=text, show_default=False)
+
+
 @app.callback()
-def main() -> None:
-    """Sluice: a gRPC decoding service in which every request chooses its KV budget."""
+def main(
+    tls_ca: Annotated[str | None, _variable("SLUICE_TLS_CA", "Trust servers of this CA.")] = None,
+    tls_cert: Annotated[str | None, _variable("SLUICE_TLS_CERT", "Show this certificate.")] = None,
+    tls_key: Annotated[str | None, _variable("SLUICE_TLS_KEY", "Its key.")] = None,
+) -> None:
+    """Sluice: a gRPC decoding service in which every request chooses its KV budget.
+
+    Clients send the bearer token in SLUICE_TOKEN. The options here come before the command.
+    """
+    given = {"SLUICE_TLS_CA": tls_ca, "SLUICE_TLS_CERT": tls_cert, "SLUICE_TLS_KEY": tls_key}
+    os.environ.update({name: value for name, value in given.items() if value is not None})
 
 
 def version() -> None:

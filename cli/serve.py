@@ -1,88 +1,75 @@
-"""`sluice serve`: the command line of the service. Every default is the dataclass's own."""
+"""`sluice serve`: the command line of the service. Its options are in cli/serve_options.py."""
 
 import asyncio
 import dataclasses
-import logging
+import os
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from service.config import BudgetLimits, EngineConfig, SchedulerConfig, ServiceConfig
+from cli.failures import USAGE, fail, one_line_errors
+from cli.options import option
+from cli.serve_options import FIELDS, takes_options
+from cli.serve_settings import Setting, as_toml, settle
+from service.config import BudgetLimits, EngineConfig, LogConfig, SchedulerConfig, ServiceConfig
 from service.serve import serve as run_service
 from service.server import Server
 
-BUDGET_OPTIONS = {"default_tokens": "default_kv_budget", "max_tokens": "max_kv_budget"}
+ConfigFile = Annotated[Path | None, option("TOML file with the options below as keys.")]
+PrintConfig = Annotated[
+    bool, typer.Option("--print-config", help="Print all settings and where from, and end.")
+]
 
 
-def option(text: str) -> Any:
-    return typer.Option(help=text, show_default=False)
+@takes_options
+def serve(config: ConfigFile = None, print_config: PrintConfig = False, **given: Any) -> None:
+    """Serve a model over gRPC until SIGTERM.
+
+    What is not given here comes from the environment (SLUICE_SERVE_MODEL for --model), then from
+    the file, then from the defaults.
+    """
+    settings = settings_of(given, config)
+    if print_config:
+        print(as_toml(settings))
+        return
+    sys.exit(asyncio.run(run_service(configured(settings), _announce)))
 
 
-def serve(  # noqa: PLR0913 - the signature is the command line
-    model: Annotated[str | None, option("A directory, a hub id, or 'fake'.")] = None,
-    name: Annotated[str | None, option("What requests call the model.")] = None,
-    listen: Annotated[str | None, option("host:port of gRPC; port 0 is any free one.")] = None,
-    metrics_host: Annotated[str | None, option("Address of the metrics port.")] = None,
-    metrics_port: Annotated[int | None, option("Prometheus port; 0 is any free one.")] = None,
-    metrics: Annotated[bool, typer.Option(help="Whether to have a metrics port.")] = True,
-    max_request_seconds: Annotated[float | None, option("Longest time of a request.")] = None,
-    drain_seconds: Annotated[float | None, option("Time for live streams after SIGTERM.")] = None,
-    engine_silence_seconds: Annotated[
-        float | None, option("An engine that says nothing for so long is killed.")
-    ] = None,
-    device: Annotated[str | None, option("auto, cpu, cuda, cuda:1, ...")] = None,
-    dtype: Annotated[str | None, option("auto, float32, bfloat16 or float16.")] = None,
-    kv_dtype: Annotated[str | None, option("Of the KV cache: auto or fp8_e4m3.")] = None,
-    kernels: Annotated[str | None, option("auto, triton, numba or reference.")] = None,
-    threads: Annotated[int | None, option("CPU threads of the engine.")] = None,
-    kv_blocks: Annotated[int | None, option("Blocks of the KV pool.")] = None,
-    kv_memory_gib: Annotated[float | None, option("Size of the KV pool, for --kv-blocks.")] = None,
-    block_size: Annotated[int | None, option("KV entries per block.")] = None,
-    max_running: Annotated[int | None, option("Outputs that run at once.")] = None,
-    max_waiting: Annotated[int | None, option("Outputs that may wait.")] = None,
-    max_batch_tokens: Annotated[int | None, option("Tokens of one step.")] = None,
-    max_sequence_tokens: Annotated[int | None, option("Longest sequence.")] = None,
-    prefix_cache: Annotated[bool | None, option("Share the KV of equal prompts.")] = None,
-    default_kv_budget: Annotated[int | None, option("KV budget of requests without one.")] = None,
-    max_kv_budget: Annotated[int | None, option("Largest KV budget allowed.")] = None,
-    default_policy: Annotated[str | None, option("Policy of requests without one.")] = None,
-    fused: Annotated[bool | None, option("Fuse small operations of the model.")] = None,
-    static_steps: Annotated[bool | None, option("CUDA graphs; on by default on GPUs.")] = None,
-    overlap: Annotated[bool | None, option("Launch a step before the last is read.")] = None,
-    query_ring: Annotated[int | None, option("Recent queries kept for policies.")] = None,
-    fake_step_seconds: Annotated[float | None, option("Length of the fake model's step.")] = None,
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
-) -> None:
-    """Serve a model over gRPC until SIGTERM."""
-    given = {name: value for name, value in locals().items() if value is not None}
+def settings_of(given: dict[str, Any], file: Path | None) -> list[Setting]:
+    """The settings in force; one line and exit code 2 where one of them cannot be used."""
+    with one_line_errors(USAGE):
+        present = {name: value for name, value in given.items() if value is not None}
+        return settle(present, os.environ, file)
+
+
+def configured(settings: list[Setting]) -> ServiceConfig:
+    """The configuration of the service; one line and exit code 2 where it contradicts itself."""
+    given = [setting for setting in settings if setting.source != "default"]
     try:
-        config = configure(given)
-        logging.basicConfig(
-            level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-        )
+        return configure({setting.option.name: setting.value for setting in given})
     except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
-    sys.exit(asyncio.run(run_service(config, _announce)))
+        fail(str(error), USAGE)
 
 
 def configure(options: dict[str, Any]) -> ServiceConfig:
     """The configuration with the options that were given; what is absent keeps its default."""
     engine = EngineConfig(
         **_fields_of(EngineConfig, options),
-        budgets=BudgetLimits(**_fields_of(BudgetLimits, options, BUDGET_OPTIONS)),
+        budgets=BudgetLimits(**_fields_of(BudgetLimits, options)),
         scheduler=SchedulerConfig(**_fields_of(SchedulerConfig, options)),
+        logs=LogConfig(**_fields_of(LogConfig, options)),
     )
-    no_metrics = {} if options["metrics"] else {"metrics_port": None}
+    no_metrics = {} if options.get("metrics", True) else {"metrics_port": None}
     return ServiceConfig(**_fields_of(ServiceConfig, options) | no_metrics, engine=engine)
 
 
-def _fields_of(
-    dataclass: type, options: dict[str, Any], renamed: dict[str, str] | None = None
-) -> dict[str, Any]:
-    """The options that are fields of `dataclass`; `renamed` maps fields to other option names."""
-    names = {field.name: field.name for field in dataclasses.fields(dataclass)} | (renamed or {})
-    return {field: options[option] for field, option in names.items() if option in options}
+def _fields_of(dataclass: type, options: dict[str, Any]) -> dict[str, Any]:
+    """The options that are fields of `dataclass`, by field."""
+    by_field = {FIELDS.get(name, name): value for name, value in options.items()}
+    names = {field.name for field in dataclasses.fields(dataclass)}
+    return {name: value for name, value in by_field.items() if name in names}
 
 
 def _announce(server: Server) -> None:

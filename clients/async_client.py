@@ -9,6 +9,7 @@ from typing import Any, TypeVar, Unpack
 
 import grpc
 
+from clients import access
 from clients import channel as channels
 from clients.completion import Completion, Event, Gatherer
 from clients.errors import BrokenStream, CallError, call_error
@@ -38,10 +39,17 @@ class AsyncClient:
         credentials: grpc.ChannelCredentials | None = None,
         metadata: Metadata = (),
         retry: RetryPolicy | None = None,
+        token: str | None = None,
     ) -> None:
+        """`token` is a bearer token, default SLUICE_TOKEN; `credentials` TLS, default SLUICE_TLS_*.
+
+        Raises:
+            DataError: what the environment says cannot be used.
+        """
         self.target = target
-        self._metadata = tuple(metadata)
+        self._metadata = (*metadata, *access.token_metadata(token))
         self._retry = retry or RetryPolicy()
+        credentials = credentials or access.channel_credentials()
         self._channel = channels.open_channel(target, credentials)
         stubs: Any = sluice_pb2_grpc  # generated, without types
         self._inference = stubs.InferenceStub(self._channel)

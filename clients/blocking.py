@@ -48,9 +48,12 @@ class Client:
         credentials: grpc.ChannelCredentials | None = None,
         metadata: Metadata = (),
         retry: RetryPolicy | None = None,
+        token: str | None = None,
     ) -> None:
         async def connect() -> AsyncClient:
-            return AsyncClient(target, credentials=credentials, metadata=metadata, retry=retry)
+            return AsyncClient(
+                target, credentials=credentials, metadata=metadata, retry=retry, token=token
+            )
 
         self._client = _run(connect())
 

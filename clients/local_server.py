@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from clients import access
 from clients.async_client import AsyncClient
 from clients.errors import LocalServerError, NotServing
 from clients.retry import NEVER
@@ -50,8 +51,14 @@ async def local_servers(
     each is asked to stop, and killed where it does not within 15 seconds.
 
     Raises:
-        LocalServerError: one did not come up within `start_seconds`; shows the end of its log.
+        LocalServerError: one did not come up within `start_seconds`; shows the end of its log. Or
+            the environment asks clients for TLS, which these servers do not speak.
     """
+    if access.channel_credentials() is not None:
+        raise LocalServerError(
+            "servers that are started here speak plain text, and TLS is asked for; unset "
+            f"{access.TLS_CA}, {access.TLS_CERT} and {access.TLS_KEY}"
+        )
     logs.mkdir(parents=True, exist_ok=True)
     running: list[tuple[subprocess.Popen[bytes], Path]] = []
     deadline = time.monotonic() + start_seconds

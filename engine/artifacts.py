@@ -46,10 +46,13 @@ def load_artifacts(
             complaint = policy.artifact_complaint(tensors, shape)
         except FileNotFoundError:
             complaint = "there is none"
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
+            complaint = error.strerror or "it cannot be read"
+        except SafetensorError as error:
             complaint = str(error)
         if complaint:
-            command = f"sluice calibrate --policy {name} --model {model}"
+            shown = Path(model).name if Path(model).is_absolute() else model  # callers read this
+            command = f"sluice calibrate --policy {name} --model {shown}"
             missing[name] = (
                 f"it needs {path.name} beside the model, but {complaint}; make it: {command}"
             )

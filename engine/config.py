@@ -6,6 +6,23 @@ from scheduler.budget import BudgetLimits as BudgetLimits
 from scheduler.config import SchedulerConfig as SchedulerConfig
 
 FAKE_MODEL = "fake"  # served by FakeRunner: next token by arithmetic, no torch
+LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_FORMATS = ("pretty", "json")
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """What both processes write to standard error."""
+
+    log_level: str = "info"  # of LOG_LEVELS
+    log_format: str = "pretty"  # of LOG_FORMATS
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("log_level", LOG_LEVELS), ("log_format", LOG_FORMATS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}; allowed are {', '.join(allowed)}"
+                )
 
 
 @dataclass(frozen=True)
@@ -29,6 +46,7 @@ class EngineConfig:
     fake_step_seconds: float = 0.0  # FakeRunner sleeps this long in every step
     budgets: BudgetLimits = field(default_factory=BudgetLimits)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    logs: LogConfig = field(default_factory=LogConfig)
 
     @property
     def served_name(self) -> str:

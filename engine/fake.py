@@ -17,6 +17,7 @@ from scheduler.request import Sequence
 VOCABULARY = 257  # one token per byte, then the end token
 END_TOKEN = 256  # the arithmetic never reaches it
 FAKE_BLOCKS = 4096
+FAKE_SEQUENCE_TOKENS = 32768
 
 
 def next_token(last: int, position: int) -> int:
@@ -38,7 +39,7 @@ class FakeRunner(Runner):
         return build_model_info(
             self._config,
             architecture=FAKE_MODEL,
-            max_sequence_tokens=self._config.max_sequence_tokens or 32768,
+            max_sequence_tokens=self._config.max_sequence_tokens or FAKE_SEQUENCE_TOKENS,
             vocabulary_size=VOCABULARY,
             total_blocks=self.total_blocks,
             eos_token_ids=[END_TOKEN],

@@ -16,11 +16,10 @@ def build_request(submit: Submit, model: ModelInfo) -> Request:
         PolicyUnavailable: the engine lacks what the policy needs.
     """
     longest = _longest(submit, model)
-    limits = BudgetLimits(model.default_kv_budget, model.max_kv_budget, model.default_policy)
     policy = find_policy(submit.budget.policy or model.default_policy, model.policies)
     budget = resolve(
         submit.budget,
-        limits,
+        BudgetLimits(model.default_kv_budget, model.max_kv_budget, model.default_policy),
         prompt_tokens=len(submit.prompt),
         max_new_tokens=longest,
         recent_share=policy.recent_share,
@@ -30,8 +29,7 @@ def build_request(submit: Submit, model: ModelInfo) -> Request:
         raise PolicyUnavailable(policy.name, policy.unavailable)
     max_new = longest
     if budget is None and submit.max_new_tokens is None:
-        pool = model.total_blocks * model.block_size - len(submit.prompt)
-        max_new = max(min(longest, pool), 1)
+        max_new = max(min(longest, _most_held(submit, model) - len(submit.prompt)), 1)
     ends = set(submit.stop_token_ids) | (set() if submit.ignore_eos else set(model.eos_token_ids))
     return Request(
         key=submit.key,
@@ -46,6 +44,7 @@ def build_request(submit: Submit, model: ModelInfo) -> Request:
         arrival=time.monotonic(),
         deadline=submit.deadline,
         resumed=tuple(submit.resumed),
+        tenant=submit.tenant,
     )
 
 
@@ -72,6 +71,12 @@ def _longest(submit: Submit, model: ModelInfo) -> int:
             "that were received of this very request",
         )
     return longest
+
+
+def _most_held(submit: Submit, model: ModelInfo) -> int:
+    """KV tokens that one output may come to hold: the pool, or the tenant's part of it."""
+    pool, limit = model.total_blocks * model.block_size, submit.tenant.max_kv_tokens
+    return pool if limit is None else min(pool, limit)
 
 
 def find_policy(name: str, policies: list[PolicyInfo]) -> PolicyInfo:

@@ -22,7 +22,7 @@ from dataclasses import replace
 import torch
 
 from engine.config import EngineConfig
-from engine.kv_pool import KvPool
+from engine.kv_pool import KvPool, KvShape
 from engine.loader import LoadedModel
 from kernels.checks import FP8, FP8_LARGEST
 
@@ -33,7 +33,12 @@ CAPABILITY = (8, 9)  # from which NVIDIA GPUs convert fp8
 
 
 def with_kv_dtype(loaded: LoadedModel, config: EngineConfig, device: torch.device) -> LoadedModel:
-    """The model with the KV type that the configuration asks for in its shape.
+    """The model with the KV type that the configuration asks for in its shape; see with_kv_type."""
+    return replace(loaded, shape=with_kv_type(loaded.shape, config, device))
+
+
+def with_kv_type(shape: KvShape, config: EngineConfig, device: torch.device) -> KvShape:
+    """The shape with the KV type that the configuration asks for.
 
     Raises:
         ValueError: no such type, or the Triton kernels cannot read it on this GPU.
@@ -44,7 +49,7 @@ def with_kv_dtype(loaded: LoadedModel, config: EngineConfig, device: torch.devic
     dtype = KV_DTYPES[config.kv_dtype]
     if dtype is FP8 and config.kernels != "reference":
         _check_device(device)
-    return replace(loaded, shape=replace(loaded.shape, kv_dtype=dtype))
+    return replace(shape, kv_dtype=dtype)
 
 
 def _check_device(device: torch.device) -> None:

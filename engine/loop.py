@@ -29,10 +29,10 @@ from engine.messages import (
 from engine.runner_api import Runner
 from engine.steps import Steps
 from scheduler.config import SchedulerConfig
-from scheduler.errors import InvalidRequest, PolicyUnavailable, QueueFull
+from scheduler.errors import InvalidRequest, PolicyUnavailable, QueueFull, QuotaExceeded
 from scheduler.plan import Drawn
-from scheduler.queue import WaitReason
 from scheduler.scheduler import Scheduler
+from scheduler.waiting import WaitReason
 
 
 class EngineLoop:
@@ -91,6 +91,10 @@ class EngineLoop:
         except QueueFull as error:
             self._refused.append(
                 Refused(submit.key, Refusal.QUEUE_FULL, "", str(error), error.retry_seconds)
+            )
+        except QuotaExceeded as error:
+            self._refused.append(
+                Refused(submit.key, Refusal.QUOTA, error.quota, error.message, error.retry_seconds)
             )
         else:
             budget = request.budget

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from engine.config import EngineConfig
+from engine.config import EngineConfig, SchedulerConfig
 from engine.loader import LoadedModel
 
 CPU_POOL_BYTES = 1 << 30
@@ -38,8 +38,20 @@ def total_blocks(
         memory = _free_beside_steps(device, run_largest_step)
     else:
         memory = CPU_POOL_BYTES
-    affordable = memory // (loaded.shape.pool_bytes_per_token * settings.block_size)
-    useful = settings.max_running * -(-loaded.max_sequence_tokens // settings.block_size)
+    per_token = loaded.shape.pool_bytes_per_token
+    return blocks_within(memory, per_token, loaded.max_sequence_tokens, settings)
+
+
+def blocks_within(
+    memory: int, bytes_per_token: int, max_sequence_tokens: int, settings: SchedulerConfig
+) -> int:
+    """Blocks that fit into so many bytes, but no more than the load can use.
+
+    Raises:
+        ValueError: not even one block fits.
+    """
+    affordable = memory // (bytes_per_token * settings.block_size)
+    useful = settings.max_running * -(-max_sequence_tokens // settings.block_size)
     if affordable < 1:
         raise ValueError(f"{memory} bytes hold no KV block of this model; give the pool more")
     return min(affordable, useful)

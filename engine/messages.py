@@ -10,10 +10,11 @@ from enum import StrEnum
 import msgspec
 
 from scheduler.budget import BudgetRequest as BudgetRequest
-from scheduler.queue import WaitReason as WaitReason
 from scheduler.request import FinishReason as FinishReason
 from scheduler.request import Sampling as Sampling
 from scheduler.request import Usage as Usage
+from scheduler.tenants import Tenant as Tenant
+from scheduler.waiting import WaitReason as WaitReason
 
 
 class Submit(msgspec.Struct, tag=True, array_like=True, frozen=True):
@@ -31,6 +32,7 @@ class Submit(msgspec.Struct, tag=True, array_like=True, frozen=True):
     salt: str = ""
     deadline: float | None = None  # time.monotonic(), which Linux shares between processes
     resumed: list[int] = []  # tokens of the answer that are there already; then n is 1
+    tenant: Tenant = Tenant()
 
 
 class Cancel(msgspec.Struct, tag=True, array_like=True, frozen=True):
@@ -125,6 +127,7 @@ class Refusal(StrEnum):
     INVALID = "invalid"
     UNAVAILABLE_POLICY = "unavailable_policy"
     QUEUE_FULL = "queue_full"
+    QUOTA = "quota"  # `field` names it
 
 
 class Refused(msgspec.Struct, array_like=True, frozen=True):
@@ -134,7 +137,7 @@ class Refused(msgspec.Struct, array_like=True, frozen=True):
     reason: Refusal
     field: str  # path in the contract; empty when none is to blame
     message: str
-    retry_seconds: float = 0.0
+    retry_seconds: float = 0.0  # 0: waiting does not help
 
 
 class Delta(msgspec.Struct, array_like=True, frozen=True):

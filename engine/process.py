@@ -1,14 +1,19 @@
 """Entry point of the engine process, which the front spawns before it makes any grpc object."""
 
 import gc
+import logging
 import os
 import signal
+import sys
 from multiprocessing.connection import Connection
 
 from engine.config import FAKE_MODEL, EngineConfig
 from engine.fake import FakeRunner
+from engine.logs import start_logs
 from engine.loop import EngineLoop
 from engine.runner_api import Runner
+
+log = logging.getLogger(__name__)
 
 
 def run_engine(config: EngineConfig, connection: Connection) -> None:
@@ -21,9 +26,18 @@ def run_engine(config: EngineConfig, connection: Connection) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    loop = EngineLoop(build_runner(config), config.scheduler, connection)
+    start_logs(config.logs)
+    try:
+        loop = EngineLoop(build_runner(config), config.scheduler, connection)
+    except (ValueError, OSError, ImportError) as error:  # most often a setting, so one line
+        log.error("cannot start: %s", error, exc_info=log.isEnabledFor(logging.DEBUG))
+        sys.exit(1)
     gc.freeze()  # what libraries and the model left is never garbage; a full collection took 0.2 s
-    loop.run()
+    try:
+        loop.run()
+    except Exception:
+        log.exception("the engine failed")  # in the form of all other lines
+        sys.exit(1)
 
 
 def build_runner(config: EngineConfig) -> Runner:

@@ -11,6 +11,7 @@ from engine.artifacts import Artifact, load_artifacts
 from engine.batch import BatchBuilder, Chunks
 from engine.config import EngineConfig
 from engine.context import forward_context
+from engine.device import choose_device
 from engine.eviction import POLICIES
 from engine.eviction.base import build, describe
 from engine.evictor import Evictor
@@ -50,7 +51,7 @@ class ModelRunner(Runner):
 
     def __init__(self, config: EngineConfig, loaded: LoadedModel | None = None) -> None:
         self._config = config
-        self._device = _device(config.device)
+        self._device = choose_device(config.device)
         _set_threads(config.threads)
         loaded = loaded or load_model(config, self._device)
         self._loaded = with_kv_dtype(loaded, config, self._device)
@@ -251,12 +252,6 @@ def _probing_chunk(tokens: list[int], row: int, blocks: range) -> Chunk:
 
 def _on_gpus(setting: bool | None, device: torch.device) -> bool:
     return device.type == "cuda" if setting is None else setting
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
 
 
 def _set_threads(threads: int | None) -> None:

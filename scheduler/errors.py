@@ -3,6 +3,7 @@
 SchedulerError
 ├── InvalidRequest   a field is out of range or can never fit      → INVALID_ARGUMENT
 ├── PolicyUnavailable  this server lacks what the policy needs     → FAILED_PRECONDITION
+├── QuotaExceeded    more than the tenant may have                 → RESOURCE_EXHAUSTED
 └── QueueFull        too many requests wait already                → RESOURCE_EXHAUSTED
 """
 
@@ -35,3 +36,13 @@ class QueueFull(SchedulerError):
             f"{waiting} outputs wait already, too many to add more; retry in {retry_seconds:.1f} s"
         )
         self.retry_seconds = retry_seconds
+
+
+class QuotaExceeded(SchedulerError):
+    """The request's tenant has, or would have, as much as it may."""
+
+    def __init__(self, quota: str, message: str, retry_seconds: float = 0.0) -> None:
+        super().__init__(f"{quota}: {message}")
+        self.quota = quota
+        self.message = message
+        self.retry_seconds = retry_seconds  # 0: waiting does not help

@@ -210,7 +210,8 @@ class KvLedger:
             return []
         if request.key not in self._keys:
             # Without the cache the n outputs still share: under a salt that is theirs alone.
-            salt = f"shared\0{request.salt}" if self._prefix_cache else f"own\0{request.key}"
+            shared = f"shared\0{request.tenant.name}\0{request.salt}"
+            salt = shared if self._prefix_cache else f"own\0{request.key}"
             self._keys[request.key] = block_keys(request.prompt, salt, self.block_size)
         return self._keys[request.key]
 

@@ -1,4 +1,4 @@
-"""The waiting queue (priority, then order of arrival), followers, and the deadlines.
+"""Followers, and the deadlines; who waits for admission is in scheduler/waiting.py.
 
 Removal is lazy, so that all of it costs O(log n) however many wait.
 """
@@ -6,59 +6,8 @@ Removal is lazy, so that all of it costs O(log n) however many wait.
 import heapq
 import itertools
 from collections.abc import Iterator
-from enum import StrEnum
 
 from scheduler.request import Sequence
-
-
-class WaitReason(StrEnum):
-    """What outputs wait for."""
-
-    KV_BLOCKS = "kv_blocks"  # the pool lacks blocks for the head of the queue
-    MAX_RUNNING = "max_running"  # every row of the batch is taken
-    MAX_BATCH_TOKENS = "max_batch_tokens"  # the step's tokens are spent
-    SHARED_PROMPT = "shared_prompt"  # another output of the request computes their prompt
-    NEXT_STEP = "next_step"  # they came while a step was under way
-
-
-class WaitingQueue:
-    """Sequences that wait for admission."""
-
-    def __init__(self) -> None:
-        self.reason = WaitReason.NEXT_STEP  # what holds the head up, and so all of them
-        self._heap: list[tuple[tuple[int, float, int, int], Sequence]] = []
-        self._members: set[Sequence] = set()
-
-    def __len__(self) -> int:
-        return len(self._members)
-
-    def __contains__(self, sequence: Sequence) -> bool:
-        return sequence in self._members
-
-    def push(self, sequence: Sequence) -> None:
-        self._members.add(sequence)
-        heapq.heappush(self._heap, (sequence.order, sequence))
-
-    def held_up(self, *, rows: bool, room: bool) -> None:
-        """Notes why admission ended: whether there were rows and tokens left of the step."""
-        if not self._members:
-            self.reason = WaitReason.NEXT_STEP
-        elif not rows:
-            self.reason = WaitReason.MAX_RUNNING
-        else:
-            self.reason = WaitReason.KV_BLOCKS if room else WaitReason.MAX_BATCH_TOKENS
-
-    def head(self) -> Sequence | None:
-        """The next to be admitted; it stays in the queue."""
-        while self._heap and self._heap[0][1] not in self._members:
-            heapq.heappop(self._heap)
-        return self._heap[0][1] if self._heap else None
-
-    def remove(self, sequence: Sequence) -> None:
-        self._members.discard(sequence)
-        if len(self._heap) > 2 * len(self._members) + 64:  # mostly removed: sweep them out
-            self._heap = [entry for entry in self._heap if entry[1] in self._members]
-            heapq.heapify(self._heap)
 
 
 class Followers:

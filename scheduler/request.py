@@ -5,6 +5,7 @@ from enum import StrEnum
 
 from scheduler.budget import Budget
 from scheduler.classes import BudgetClass
+from scheduler.tenants import Tenant
 
 
 class FinishReason(StrEnum):
@@ -46,6 +47,7 @@ class Request:
     arrival: float = 0.0  # seconds on time.monotonic's clock
     deadline: float | None = None  # the same clock
     resumed: tuple[int, ...] = ()  # drawn before, by a process that is gone; the answer goes on
+    tenant: Tenant = field(default_factory=Tenant)
 
     @property
     def shares_prompt(self) -> bool:
@@ -57,6 +59,12 @@ class Request:
         """KV tokens that one output must be able to hold: its length, or its floor if less."""
         total = len(self.prompt) + self.max_new_tokens
         return total if self.budget is None else min(total, self.budget.floor)
+
+    @property
+    def most_tokens(self) -> int:
+        """KV tokens that one output may come to hold: its length, or its cap if less."""
+        total = len(self.prompt) + self.max_new_tokens
+        return total if self.budget is None else min(total, self.budget.cap)
 
 
 @dataclass
@@ -141,6 +149,12 @@ class Sequence:
 
     @property
     def order(self) -> tuple[int, float, int, int]:
-        """Sort key of the queue: priority, then arrival, then output."""
+        """Sort key of its tenant's line: priority, then arrival, then output."""
         request = self.request
         return (-request.priority, request.arrival, request.key, self.output)
+
+    @property
+    def rank(self) -> tuple[int, float, int, int]:
+        """Sort key of what runs; among tenants priority does not count, or all would claim it."""
+        request = self.request
+        return self.order if not request.tenant.name else (0, *self.order[1:])

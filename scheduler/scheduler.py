@@ -11,14 +11,12 @@ One thread.
 import bisect
 
 from scheduler.config import SchedulerConfig
-from scheduler.errors import InvalidRequest, QueueFull
 from scheduler.kv import KvLedger
 from scheduler.plan import Chunk, Drawn, StepPlan, StepResult, Totals, lay_out
-from scheduler.queue import DeadlineQueue, Followers, WaitingQueue
+from scheduler.queue import DeadlineQueue, Followers
 from scheduler.request import FinishReason, Request, Sequence
 from scheduler.rounds import ChooseBlocks, Rounds, oldest_blocks
-
-RETRY_SECONDS = 1.0  # what a refused caller is told to wait, times the queue's fill
+from scheduler.waiting import WaitingQueue
 
 
 class Scheduler:
@@ -38,7 +36,7 @@ class Scheduler:
             )
         self.config = config
         self.kv = KvLedger(total_blocks, config.block_size, config.prefix_cache)
-        self.waiting = WaitingQueue()
+        self.waiting = WaitingQueue(config.max_waiting)
         self.running: list[Sequence] = []  # best order first
         self.totals = Totals()
         self._choose_blocks = choose_blocks
@@ -66,17 +64,12 @@ class Scheduler:
 
         Raises:
             InvalidRequest: it could never fit.
-            QueueFull: too many outputs wait.
+            QueueFull, QuotaExceeded: too many outputs wait, or the tenant would have too much.
         """
         if request.key in self._live:
             raise ValueError(f"request key {request.key} is live already")
         needed = self.kv.fitting_blocks(request)
-        if request.n > self.config.max_waiting:
-            allowed = f"this server queues at most {self.config.max_waiting} outputs"
-            raise InvalidRequest("sampling.n", f"got {request.n}; {allowed}")
-        if self.num_waiting + request.n > self.config.max_waiting:
-            load = self.num_waiting / max(len(self.running), 1)
-            raise QueueFull(self.num_waiting, min(RETRY_SECONDS * max(load, 1.0), 60.0))
+        self.waiting.enter(request, self.num_waiting, len(self.running))
         tokens = [*request.prompt, *request.resumed]
         counts = self.kv.classes.of(request.budget)
         counts.live += request.n
@@ -148,6 +141,7 @@ class Scheduler:
             reserved.append((head, count))
             room -= count
         self.waiting.held_up(rows=bool(self._rows), room=room > 0)
+        self.waiting.charge(reserved)
         # Laid out last: until here, whoever needs blocks may still have others evicted.
         chunks = [lay_out(sequence, count, now) for sequence, count in reserved if count > 0]
         chunks.sort(key=_decodes_first)
@@ -181,7 +175,7 @@ class Scheduler:
         rows = [sequence.row for sequence in self.running if sequence.row is not None]
         assert len(rows) == len(self.running)
         assert sorted(self._rows + rows) == list(range(self.config.max_running))
-        assert self.running == sorted(self.running, key=_order)
+        assert self.running == sorted(self.running, key=_rank)
         for sequence in self.running:
             budget = sequence.request.budget
             assert budget is None or sequence.kv_tokens <= budget.cap
@@ -194,6 +188,7 @@ class Scheduler:
         assert live == set(self.running) | waiting | followers
         assert len(live) == self._num_live
         self.kv.check_classes(live)
+        self.waiting.check(live)
         assert all(not sequence.blocks for sequence in waiting | followers)
 
     # --- parts of a step
@@ -219,9 +214,9 @@ class Scheduler:
         if lacking > 0 and not rounds.press(lacking):
             return False
         self.kv.admit(sequence, growing)
-        self.waiting.remove(sequence)
+        self.waiting.admit(sequence)
         sequence.row = self._rows.pop()
-        bisect.insort(self.running, sequence, key=_order)
+        bisect.insort(self.running, sequence, key=_rank)
         if sequence.first_scheduled is None:  # what it wrote before a preemption is no hit
             sequence.usage.cached_prompt_tokens = sequence.computed
             self.totals.cached_prompt_tokens += sequence.computed
@@ -271,7 +266,7 @@ class Scheduler:
             usage.prefill_seconds = sequence.first_token - scheduled
         if sequence.row is not None:
             self._leave(sequence)
-        self.waiting.remove(sequence)
+        self.waiting.end(sequence)
         if (heir := self._followers.discard(sequence)) is not None:
             self.waiting.push(heir)
         outputs = self._live[request.key]
@@ -287,13 +282,14 @@ class Scheduler:
     def _leave(self, sequence: Sequence) -> None:
         assert sequence.row is not None
         self.kv.release(sequence)
-        del self.running[bisect.bisect_left(self.running, sequence.order, key=_order)]
+        self.waiting.leave(sequence)
+        del self.running[bisect.bisect_left(self.running, sequence.rank, key=_rank)]
         self._rows.append(sequence.row)
         sequence.row = None
 
 
-def _order(sequence: Sequence) -> tuple[int, float, int, int]:
-    return sequence.order
+def _rank(sequence: Sequence) -> tuple[int, float, int, int]:
+    return sequence.rank
 
 
 def _decodes_first(chunk: Chunk) -> bool:

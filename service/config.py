@@ -2,9 +2,16 @@
 
 from dataclasses import dataclass, field
 
-from engine.config import FAKE_MODEL, BudgetLimits, EngineConfig, SchedulerConfig
+from engine.config import FAKE_MODEL, BudgetLimits, EngineConfig, LogConfig, SchedulerConfig
 
-__all__ = ["FAKE_MODEL", "BudgetLimits", "EngineConfig", "SchedulerConfig", "ServiceConfig"]
+__all__ = [
+    "FAKE_MODEL",
+    "BudgetLimits",
+    "EngineConfig",
+    "LogConfig",
+    "SchedulerConfig",
+    "ServiceConfig",
+]
 
 
 @dataclass(frozen=True)
@@ -21,6 +28,11 @@ class ServiceConfig:
     engine_silence_seconds: float = 120.0  # an engine with requests that says no more is hung
     max_message_bytes: int = 4 * 2**20  # of one request
     max_prompt_characters: int = 2_000_000  # of text or chat, before it is tokenised
+    log_prompts: bool = False  # whether the line of a request in the log holds its prompt
+    tokens_file: str | None = None  # bearer tokens of tenants; None: anybody may call
+    tls_cert: str | None = None  # PEM files; None: plain text
+    tls_key: str | None = None
+    tls_client_ca: str | None = None  # signs the certificates that clients must then show
     engine: EngineConfig = field(default_factory=EngineConfig)
 
     @property

@@ -6,6 +6,7 @@ from typing import Any
 
 from engine.messages import BudgetClass, ModelInfo, PolicyInfo
 from protos.sluice.v1 import sluice_pb2, sluice_pb2_grpc
+from service.auth import caller
 from service.config import ServiceConfig
 from service.engine_client import EngineClient
 from service.errors import Aborted, EngineDown, InvalidRequest, Violation
@@ -87,12 +88,13 @@ class ControlServicer(sluice_pb2_grpc.ControlServicer):
     async def Abort(
         self, request: sluice_pb2.AbortRequest, context: Any
     ) -> sluice_pb2.AbortResponse:
+        tenant = caller().name  # whose requests are the only ones that are there
         match request.WhichOneof("target"):
             case "request_id":
-                stream = self._live.get(request.request_id)
+                stream = self._live.get(tenant, request.request_id)
                 streams = [] if stream is None else [stream]
             case "all" if request.all:
-                streams = list(self._live)
+                streams = self._live.of(tenant)
             case _:
                 raise InvalidRequest(
                     [Violation("target", "got none; set request_id, or all to true")]

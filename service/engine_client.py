@@ -35,6 +35,7 @@ from service.errors import (
     InvalidRequest,
     PolicyUnavailable,
     QueueFull,
+    QuotaExceeded,
     ServiceError,
     Violation,
 )
@@ -118,8 +119,10 @@ class EngineClient:
         return self._link.exit_code
 
     async def stop(self, timeout: float) -> None:
-        """Ends the engine, by force after `timeout` seconds."""
+        """Ends the engine, by force after `timeout` seconds; one that still loads, at once."""
         if self._link is not None:
+            if not self.up:
+                self._link.kill()  # it would not hear of it before it is ready
             await self._link.stop(timeout)
 
     def kill(self) -> None:
@@ -243,6 +246,8 @@ class EngineClient:
 def _refusal(refused: Refused) -> ServiceError:
     if refused.reason == Refusal.QUEUE_FULL:
         return QueueFull(refused.message, refused.retry_seconds)
+    if refused.reason == Refusal.QUOTA:
+        return QuotaExceeded(refused.field, refused.message, refused.retry_seconds or None)
     if refused.reason == Refusal.UNAVAILABLE_POLICY:
         return PolicyUnavailable(refused.message)
     return InvalidRequest([Violation(refused.field, refused.message)])

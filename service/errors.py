@@ -6,12 +6,15 @@ ServiceError
 ├── DuplicateRequest   ALREADY_EXISTS
 ├── PolicyUnavailable  FAILED_PRECONDITION
 ├── QueueFull          RESOURCE_EXHAUSTED  RetryInfo
+├── QuotaExceeded      RESOURCE_EXHAUSTED  QuotaFailure, RetryInfo where waiting helps
 ├── EngineDown         UNAVAILABLE         RetryInfo
 ├── Draining           UNAVAILABLE
 ├── DeadlinePassed     DEADLINE_EXCEEDED
 ├── Aborted            ABORTED
 ├── ReaderStalled      ABORTED
 └── BrokenOutput       INTERNAL
+
+service/auth.py answers UNAUTHENTICATED before there is a call that could raise anything.
 
 Texts go to clients: they name values the client sent, never anything of this process.
 """
@@ -27,8 +30,9 @@ from grpc_status import rpc_status
 MAX_VIOLATIONS = 8  # details travel in a trailer, which has room for a few KiB
 MAX_SHOWN = 80  # characters of a client's text that a message repeats
 
-INTERNAL_TEXT = "internal error; the server's log has the cause"
+INTERNAL_TEXT = "internal error {}; the server's log has its cause"
 GARBAGE_TEXT = "the message is not valid protobuf for this method; regenerate the client's stubs"
+UNAUTHENTICATED_TEXT = "a valid bearer token is needed in the metadata 'authorization'"
 
 
 class Violation(NamedTuple):
@@ -43,6 +47,7 @@ class ServiceError(Exception):
 
     code: grpc.StatusCode = grpc.StatusCode.INTERNAL
     retry_seconds: float | None = None  # when a retry may succeed; None: it will not help
+    quota: str | None = None  # which one was exceeded
 
     @property
     def violations(self) -> Sequence[Violation]:
@@ -97,6 +102,17 @@ class QueueFull(ServiceError):
 
     def __init__(self, message: str, retry_seconds: float) -> None:
         super().__init__(message)
+        self.retry_seconds = retry_seconds
+
+
+class QuotaExceeded(ServiceError):
+    """The caller's tenant has, or would have, as much as it may."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    def __init__(self, quota: str, message: str, retry_seconds: float | None) -> None:
+        super().__init__(f"{quota}: {message}")
+        self.quota = quota
         self.retry_seconds = retry_seconds
 
 
@@ -169,6 +185,10 @@ def to_status(error: ServiceError) -> status_pb2.Status:
         for violation in error.violations:
             bad.field_violations.add(field=violation.field, description=violation.message)
         status.details.add().Pack(bad)
+    if error.quota is not None:
+        failure = error_details_pb2.QuotaFailure()
+        failure.violations.add(subject=error.quota, description=str(error))
+        status.details.add().Pack(failure)
     if error.retry_seconds is not None:
         delay = Duration()
         delay.FromMilliseconds(round(error.retry_seconds * 1000))

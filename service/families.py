@@ -1,4 +1,4 @@
-"""The names, meanings and buckets of the metrics; docs/operations.metrics.md lists them.
+"""The names, meanings and buckets of the metrics; docs/operations.md lists them.
 
 Suffixes are vLLM's where the meaning is the same. Buckets end beyond half an hour: reasoning
 models take their time.

@@ -7,6 +7,7 @@ nothing of what the methods do.
 import functools
 import inspect
 import logging
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -104,5 +105,6 @@ async def _end(error: Exception, context: Any) -> None:
         await errors.abort(context, error)
     if isinstance(error, grpc.aio.AbortError | grpc.aio.InternalError) or context.done():
         raise error  # ended already, or the client is gone: grpc.aio knows what to do
-    log.error("unforeseen error in a handler", exc_info=error)
-    await context.abort(grpc.StatusCode.INTERNAL, errors.INTERNAL_TEXT)
+    name = secrets.token_hex(4)  # by which the caller's report finds the cause in the log
+    log.error("internal error %s in a handler", name, exc_info=error)
+    await context.abort(grpc.StatusCode.INTERNAL, errors.INTERNAL_TEXT.format(name))

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from engine.logs import start_logs
 from service.config import ServiceConfig
 from service.engine_client import EngineFailed
 from service.server import Server, StartError
@@ -22,6 +23,7 @@ async def serve(config: ServiceConfig, on_ready: Callable[[Server], None]) -> in
     `on_ready` is called once requests can be served. The first signal drains for
     config.drain_seconds, the second ends what is left at once. Main thread only.
     """
+    start_logs(config.engine.logs)
     loop = asyncio.get_running_loop()
     signalled: asyncio.Queue[int] = asyncio.Queue()
     for number in STOP_SIGNALS:

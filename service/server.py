@@ -22,6 +22,7 @@ from prometheus_client import (
 
 from engine.process import run_engine
 from protos.sluice.v1 import sluice_pb2, sluice_pb2_grpc
+from service.auth import AuthInterceptor
 from service.calls import CallCounter
 from service.config import ServiceConfig
 from service.control import ControlServicer
@@ -31,9 +32,12 @@ from service.engine_watch import watch_engine
 from service.guard import GuardInterceptor
 from service.live import LiveRequests
 from service.metrics import ServiceMetrics
+from service.reloading import Reloading
 from service.servicer import InferenceServicer
 from service.supervisor import RestartPolicy, supervise
+from service.tenants import read_tenants
 from service.text_api import Text, load_text
+from service.tls import Identity, read_identity, server_credentials
 from service.totals import LoadTotals
 from service.watch import watch
 
@@ -43,6 +47,7 @@ SERVICES = sluice_pb2.DESCRIPTOR.services_by_name
 INFERENCE, CONTROL = (SERVICES[name].full_name for name in ("Inference", "Control"))
 ENGINE_STOP_SECONDS = 5.0
 LAST_CALLS_SECONDS = 1.0  # for calls that are no requests, once the last request has ended
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 MAX_CALLS = 16384  # a far backstop; the engine's queue is the limit that is meant
 
 
@@ -104,8 +109,9 @@ class Server:
 
         Raises:
             EngineFailed: the engine ended before it was ready.
-            StartError: the tokenizer cannot be used, or an address is taken.
+            StartError: the tokenizer, the tokens or TLS cannot be used, or an address is taken.
         """
+        interceptors, identity = _access(self.config)  # a mistake there shows before a long load
         loading = asyncio.create_task(asyncio.to_thread(load_text, self.config.engine.model))
         try:  # both at once: each may take seconds
             self.metrics.model = await self.client.start()
@@ -116,7 +122,7 @@ class Server:
             loading.cancel()
             await asyncio.gather(loading, return_exceptions=True)
         self._start_metrics()
-        await self._start_grpc(text)
+        await self._start_grpc(text, interceptors, identity)
         supervision = supervise(self.client, self._engine_changed, self._restarts)
         self._tasks.append(asyncio.create_task(watch(self.live, self.config)))
         self._tasks.append(asyncio.create_task(watch_engine(self.client, self.config)))
@@ -178,11 +184,13 @@ class Server:
             ) from error
         self.metrics_port = self._metrics_server.server_port
 
-    async def _start_grpc(self, text: Text) -> None:
+    async def _start_grpc(
+        self, text: Text, interceptors: list[Any], identity: Reloading[Identity] | None
+    ) -> None:
         server = grpc.aio.server(
             interceptors=[
-                CallCounter(self.metrics.count_call, SERVICES.values()),
-                GuardInterceptor(),
+                CallCounter(self.metrics.count_call, SERVICES.values()),  # sees every end
+                *interceptors,
             ],
             options=grpc_options(self.config),
             maximum_concurrent_rpcs=MAX_CALLS,
@@ -201,7 +209,11 @@ class Server:
         names = (INFERENCE, CONTROL, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
         try:
-            self.port = server.add_insecure_port(self.config.listen)
+            if identity is None:
+                self.port = server.add_insecure_port(self.config.listen)
+            else:
+                credentials = server_credentials(identity)
+                self.port = server.add_secure_port(self.config.listen, credentials)
         except RuntimeError as error:
             raise StartError(
                 f"cannot listen on {self.config.listen!r}; it must be host:port with a free port, "
@@ -222,3 +234,26 @@ class Server:
         status = health_pb2.HealthCheckResponse
         for name in names:
             await self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
+
+
+def _access(config: ServiceConfig) -> tuple[list[Any], Reloading[Identity] | None]:
+    """The interceptors of every call, and what TLS shows (None: plain text). No grpc objects yet.
+
+    Raises:
+        StartError: a file cannot be used.
+    """
+    interceptors: list[Any] = [GuardInterceptor()]
+    file = config.tokens_file
+    try:
+        if file is not None:
+            tenants = Reloading("tokens file", [file], lambda: read_tenants(file))
+            interceptors.insert(0, AuthInterceptor(tenants))
+            log.info("%d tenants", len(tenants.value))
+        identity = read_identity(config)
+    except (OSError, ValueError) as error:
+        raise StartError(f"cannot serve as asked: {error}") from error
+    if identity is None and config.host not in LOOPBACK:
+        log.warning("%s is served without TLS: whoever listens in reads it", config.host)
+    if file is None and config.host not in LOOPBACK:
+        log.warning("%s is served without tokens: whoever reaches it may call", config.host)
+    return interceptors, identity

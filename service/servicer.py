@@ -1,6 +1,7 @@
 """Inference.Generate: from a gRPC call to a request in the engine and back."""
 
 import asyncio
+import sys
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ import grpc
 
 from engine.messages import ModelInfo
 from protos.sluice.v1 import sluice_pb2, sluice_pb2_grpc
+from service.auth import caller
 from service.config import ServiceConfig
 from service.delivery import Delivery
 from service.engine_client import EngineClient
@@ -17,6 +19,7 @@ from service.errors import Draining, EngineDown, InvalidRequest, ServiceError, V
 from service.live import LiveRequests
 from service.metrics import ServiceMetrics
 from service.output import make_outputs
+from service.request_log import RequestLog
 from service.stream import RequestStream
 from service.submission import make_submit, outputs_of
 from service.text_api import PromptError, Text
@@ -39,6 +42,7 @@ class InferenceServicer(sluice_pb2_grpc.InferenceServicer):
         self._live = live
         self._text = text
         self._metrics = metrics
+        self._log = RequestLog(prompts=config.log_prompts)
         self._tokenising = ThreadPoolExecutor(1, thread_name_prefix="tokenise")
         self.draining = False
 
@@ -52,7 +56,7 @@ class InferenceServicer(sluice_pb2_grpc.InferenceServicer):
             stream = self._open(request, context, arrival)
             self._live.add(stream)
             prompt = await self._tokenise(request, model)
-            submit = make_submit(request, stream.key, prompt, stream.deadline)
+            submit = make_submit(request, stream.key, prompt, stream.deadline, caller())
             self._client.submit(stream, submit)
             stops = tuple(request.stopping.stop)
             outputs = make_outputs(submit.n, prompt, stops, self._text)
@@ -68,6 +72,9 @@ class InferenceServicer(sluice_pb2_grpc.InferenceServicer):
                 self._live.remove(stream)
                 if stream.accepted is not None:
                     self._metrics.observe_request(time.monotonic() - arrival)
+            model_name = self._client.model.name if self._client.model else None
+            names = {"model": model_name, "tenant": caller().name or None}
+            self._log.ended(request, stream, arrival, sys.exception(), **names)
 
     def close(self) -> None:
         """Ends the tokenising thread."""
@@ -86,7 +93,7 @@ class InferenceServicer(sluice_pb2_grpc.InferenceServicer):
     ) -> RequestStream:
         asked = context.time_remaining()  # None without a deadline
         limit = self._config.max_request_seconds
-        return RequestStream(
+        stream = RequestStream(
             self._client.next_key(),
             request.request_id if request.HasField("request_id") else uuid.uuid4().hex,
             n=outputs_of(request),
@@ -94,6 +101,8 @@ class InferenceServicer(sluice_pb2_grpc.InferenceServicer):
             arrival=now,
             deadline=now + (limit if asked is None else min(asked, limit)),
         )
+        stream.tenant = caller().name
+        return stream
 
     async def _tokenise(self, request: sluice_pb2.GenerateRequest, model: ModelInfo) -> list[int]:
         """The prompt's ids, encoded in a thread of their own.

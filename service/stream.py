@@ -44,6 +44,7 @@ class RequestStream:
     ) -> None:
         self.key = key
         self.request_id = request_id
+        self.tenant = ""  # by name, whose request it is
         self.arrival = arrival
         self.deadline = deadline
         self.accepted: Accepted | None = None
@@ -120,6 +121,11 @@ class RequestStream:
     def silent_outputs(self) -> int:
         """Outputs without a token so far, that have not ended."""
         return sum(p.last_at is None and p.finished is None for p in self._outputs)
+
+    @property
+    def ends(self) -> list[Finished]:
+        """How the outputs ended that the engine has ended so far."""
+        return [p.finished for p in self._outputs if p.finished is not None]
 
     @property
     def unfinished_outputs(self) -> int:

@@ -2,14 +2,18 @@
 
 import secrets
 
-from engine.messages import BudgetRequest, Sampling, Submit
+from engine.messages import BudgetRequest, Sampling, Submit, Tenant
 from protos.sluice.v1 import sluice_pb2
 
 SEED_BITS = 63  # fits every client's signed integers
 
 
 def make_submit(
-    request: sluice_pb2.GenerateRequest, key: int, prompt: list[int], deadline: float
+    request: sluice_pb2.GenerateRequest,
+    key: int,
+    prompt: list[int],
+    deadline: float,
+    tenant: Tenant,
 ) -> Submit:
     """`deadline` is on time.monotonic's clock. A seed is chosen where the request has none."""
     stopping = request.stopping
@@ -26,6 +30,7 @@ def make_submit(
         salt=request.cache_salt,
         deadline=deadline,
         resumed=list(request.resumed.ids),
+        tenant=tenant,
     )
 
 

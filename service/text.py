@@ -4,6 +4,7 @@
 uses a private copy of the `tokenizers` object underneath, so the two may run at the same time.
 """
 
+import logging
 from collections.abc import Sequence
 
 from jinja2 import TemplateError
@@ -11,9 +12,13 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 from transformers import AutoTokenizer
 
+from engine.logs import take_over
+from service.control_tokens import THINKING, ControlTokens
 from service.text_api import PromptError
 
-THINK_START, THINK_END = "<think>", "</think>"
+log = logging.getLogger(__name__)
+
+THINK_START, THINK_END = THINKING
 LONGEST_HELD = 16  # tokens without certain text; a character takes at most four
 CONTEXT_TOKENS = 4  # of the prompt, so that a first word knows whether it follows a space
 
@@ -22,6 +27,7 @@ class ModelText:
     """Implements service.text_api.Text for a local directory or a hub id."""
 
     def __init__(self, model: str) -> None:
+        take_over("transformers", "huggingface_hub")
         self._tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
         backend = getattr(self._tokenizer, "backend_tokenizer", None)
         if not isinstance(backend, Tokenizer):
@@ -36,19 +42,33 @@ class ModelText:
         self.think_end_id: int | None = vocabulary.get(THINK_END)
         self.has_chat_template = template is not None
         self.thinking = self.think_end_id is not None or THINK_END in str(template)
+        self._control = ControlTokens(backend, str(template or ""))
 
     def encode(self, text: str) -> list[int]:
-        return list(self._tokenizer(text, verbose=False)["input_ids"])
+        ids = list(self._tokenizer(text, verbose=False)["input_ids"])
+        return self._control.encode(text) if self._control.typed_in(ids) else ids
 
     def encode_chat(self, messages: list[dict[str, str]]) -> list[int]:
+        contents, mark = self._control.defuse([message["content"] for message in messages])
+        if mark:
+            turns = zip(messages, contents, strict=True)
+            messages = [{**message, "content": content} for message, content in turns]
+            return self._control.encode_rendered(self._render(messages), mark)
+        encoding = self._tokenizer(self._render(messages), add_special_tokens=False, verbose=False)
+        return list(encoding["input_ids"])
+
+    def _render(self, messages: list[dict[str, str]]) -> str:
+        """The conversation as the model's template has it, in transformers' sandbox."""
         try:
             text = self._tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=True
             )
         except TemplateError as error:
+            if type(error) is not TemplateError:  # not what the template itself says
+                log.warning("the chat template failed: %s", error)
+                raise PromptError("the model's chat template cannot render these turns") from error
             raise PromptError(f"the model's chat template refused: {str(error)[:200]}") from error
-        encoding = self._tokenizer(text, add_special_tokens=False, verbose=False)
-        return list(encoding["input_ids"])
+        return str(text)
 
     def detokenizer(self, prompt: Sequence[int]) -> "ModelDetokenizer":
         return ModelDetokenizer(self._decoder, prompt)

@@ -6,12 +6,13 @@ the engine refuses itself. Knows nothing of gRPC calls.
 
 import math
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 from engine.messages import ModelInfo, PolicyInfo, PolicySetting
 from protos.sluice.v1 import sluice_pb2
 from service import ranges
-from service.errors import InvalidRequest, UnknownModel, Violation, shown
+from service.errors import MAX_VIOLATIONS, InvalidRequest, UnknownModel, Violation, shown
 
 
 def check_model(request: Any, model: ModelInfo) -> None:
@@ -35,7 +36,7 @@ def check_request(
     """
     check_model(request, model)
     violations = [
-        *_request_id(request),
+        *_names(request),
         *_rules("", request, ranges.REQUEST),
         *_input(request, model, max_characters),
         *_resumed(request, model),
@@ -58,13 +59,18 @@ def check_prompt(field: str, prompt: list[int], model: ModelInfo) -> None:
         raise InvalidRequest(violations)
 
 
-def _request_id(request: sluice_pb2.GenerateRequest) -> Iterable[Violation]:
+def _names(request: sluice_pb2.GenerateRequest) -> Iterable[Violation]:
     longest = ranges.MAX_REQUEST_ID_CHARACTERS
     if request.HasField("request_id") and not 1 <= len(request.request_id) <= longest:
         yield Violation(
             "request_id",
             f"got {len(request.request_id)} characters; send 1 to {longest}, or leave it out for "
             "one made by the server",
+        )
+    longest = ranges.MAX_CACHE_SALT_CHARACTERS
+    if len(request.cache_salt) > longest:
+        yield Violation(
+            "cache_salt", f"got {len(request.cache_salt)} characters; send at most {longest}"
         )
 
 
@@ -98,6 +104,9 @@ def _characters(field: str, count: int, most: int) -> Iterable[Violation]:
 def _chat(chat: sluice_pb2.Chat, max_characters: int) -> Iterable[Violation]:
     if not chat.messages:
         yield Violation("chat.messages", "got none; send at least one")
+        return
+    if too_many := list(_count("chat.messages", len(chat.messages), ranges.MAX_MESSAGES)):
+        yield from too_many
         return
     for i, message in enumerate(chat.messages):
         if message.role not in ranges.ROLES:
@@ -177,7 +186,8 @@ def _kv_budget(budget: sluice_pb2.KvBudget, model: ModelInfo) -> Iterable[Violat
 
 def _policy_settings(settings: Any, policy: PolicyInfo) -> Iterable[Violation]:
     known = {setting.name: setting for setting in policy.settings}
-    for name in sorted(settings):
+    unknown = islice((name for name in settings if name not in known), MAX_VIOLATIONS)
+    for name in sorted([*unknown, *(known.keys() & settings.keys())]):
         setting = known.get(name)
         field = f"kv_budget.policy_settings[{name if setting else shown(name)}]"
         if setting is None:

@@ -25,7 +25,7 @@ ONLY_IN = {  # library -> the packages, or single files, that may import it
     "triton": {"kernels"},
     "numba": {"kernels"},
     "transformers": {"engine", "tools", "benchmarks", "service/text.py"},
-    "tokenizers": {"engine", "tools", "service/text.py"},
+    "tokenizers": {"engine", "tools", "service/text.py", "service/control_tokens.py"},
     "grpc": {"service", "clients", "protos"},
     "prometheus_client": {"service"},
     "matplotlib": {"clients"},

@@ -9,10 +9,16 @@ from typer.testing import CliRunner
 
 from cli import serve as module
 from cli.main import app
+from cli.serve_options import TEXTS
 from service.config import ServiceConfig
 
-NOT_CONFIGURATION = {"log_level"}
-TEXTS = {"listen": "127.0.0.1:7", "default_policy": "h2o", "kernels": "numba"}
+VALUES = {
+    "listen": "127.0.0.1:7",
+    "default_policy": "h2o",
+    "kernels": "numba",
+    "log_level": "debug",
+    "log_format": "json",
+}
 
 
 def served(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[ServiceConfig | None, str]:
@@ -38,10 +44,8 @@ def flat(config: Any) -> dict[str, Any]:
     return fields
 
 
-@pytest.mark.parametrize("name", sorted(inspect.signature(module.serve).parameters))
+@pytest.mark.parametrize("name", sorted(TEXTS))
 def test_every_option_changes_one_thing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if name in NOT_CONFIGURATION:
-        pytest.skip("is about this process, not the service")
     flag = f"--{name.replace('_', '-')}"
     kind = str(inspect.signature(module.serve).parameters[name].annotation)
     default, _ = served(monkeypatch)
@@ -51,7 +55,7 @@ def test_every_option_changes_one_thing(name: str, monkeypatch: pytest.MonkeyPat
     elif "int" in kind or "float" in kind:
         sides = [[flag, "63"]]
     else:
-        sides = [[flag, TEXTS.get(name, "elsewhere")]]
+        sides = [[flag, VALUES.get(name, "elsewhere")]]
     changed = set()
     for side in sides:
         config, output = served(monkeypatch, *side)
@@ -71,3 +75,16 @@ def test_an_fp8_cache_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> N
     config, _ = served(monkeypatch, "--kv-dtype", "fp8_e4m3")
     assert config is not None
     assert config.engine.kv_dtype == "fp8_e4m3"
+
+
+def test_only_these_parameters_are_no_settings() -> None:
+    parameters = inspect.signature(module.serve).parameters.keys()
+    assert parameters - TEXTS.keys() == {"config", "print_config"}
+
+
+@pytest.mark.parametrize("name", ["log_level", "log_format"])
+def test_logging_that_is_not_known_is_one_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, output = served(monkeypatch, f"--{name.replace('_', '-')}", "loud")
+    assert config is None
+    assert output.startswith(f"sluice: {name} is 'loud'; allowed are ")
+    assert output.count("\n") == 1

@@ -119,3 +119,19 @@ def test_the_announcement(line: str, model: str, target: str) -> None:
     found = ANNOUNCEMENT.search(f"noise\n{line}\nmore\n")
     assert found is not None
     assert (found["model"], found["target"]) == (model, target)
+
+
+def test_tls_in_the_environment_is_an_error_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the server would be asked in TLS until the time is over."""
+    certificate = tmp_path / "ca.pem"
+    certificate.write_text("its content is looked at in the first handshake")
+    monkeypatch.setenv("SLUICE_TLS_CA", str(certificate))
+
+    async def scenario() -> None:
+        async with local_servers(["x"], tmp_path, command=command(SERVES)):
+            raise AssertionError("it came up")
+
+    with pytest.raises(LocalServerError, match="unset SLUICE_TLS_CA"):
+        asyncio.run(scenario())

@@ -1,4 +1,4 @@
-"""docs/operations.metrics.md lists every metric, and nothing else."""
+"""docs/operations.md lists every metric, and nothing else."""
 
 from pathlib import Path
 

@@ -9,7 +9,7 @@ import pytest
 from engine.config import EngineConfig
 from engine.fake import END_TOKEN, FakeRunner
 from engine.intake import build_request
-from engine.messages import ModelInfo, Submit
+from engine.messages import ModelInfo, Submit, Tenant
 from scheduler.budget import BudgetLimits, BudgetRequest
 from scheduler.config import SchedulerConfig
 from scheduler.errors import InvalidRequest, PolicyUnavailable
@@ -67,6 +67,12 @@ def test_a_length_beyond_the_model_is_refused() -> None:
     field, message = _refusal(_submit(10, max_new_tokens=91), _model())
     assert field == "stopping.max_tokens"
     assert message == "got 91; the prompt of 10 tokens leaves 90 of the model's 100"
+
+
+def test_without_length_and_budget_an_output_asks_for_no_more_than_the_tenants_part() -> None:
+    submit = _submit(tenant=Tenant("a", max_kv_tokens=30))
+    assert build_request(submit, _model()).most_tokens == 30
+    assert build_request(submit, _model(blocks=6)).most_tokens == 24
 
 
 def test_without_length_and_budget_an_output_asks_for_no_more_than_the_pool() -> None:

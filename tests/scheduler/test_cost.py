@@ -12,12 +12,15 @@ import pytest
 
 from scheduler.plan import StepResult
 from scheduler.scheduler import Scheduler
+from scheduler.tenants import Tenant
 from tests.builders import make_request, make_scheduler
 
 SLACK = 1.5  # times; what is quadratic or looks at who waits is off by a hundred
 
 
-def _crowded(running: int, waiting: int, n: int = 1, floor: int | None = None) -> Scheduler:
+def _crowded(
+    running: int, waiting: int, n: int = 1, floor: int | None = None, tenants: int = 0
+) -> Scheduler:
     """A scheduler whose rows are all decoding under budgets while others wait.
 
     With a floor the pool holds little more than the floors, and who waits could have a row.
@@ -27,13 +30,15 @@ def _crowded(running: int, waiting: int, n: int = 1, floor: int | None = None) -
     scheduler = make_scheduler(
         blocks=blocks, max_running=rows, max_batch_tokens=4096, max_waiting=1_000_000
     )
+    names = [Tenant(f"t{i}", 1.0 + i) for i in range(tenants)] or [Tenant()]
     for i in range(running + waiting // n):
+        tenant = names[i % len(names)]
         if i < running:
-            request = make_request(8, new=3000, cap=80, floor=floor, deadline=1e9)
+            request = make_request(8, new=3000, cap=80, floor=floor, deadline=1e9, tenant=tenant)
         else:
             new = 3000 if floor is None else blocks * 4 - 8  # the whole pool
             cap = 80 if floor is None else blocks * 4
-            request = make_request(8, new=new, cap=cap, n=n, deadline=1e9)
+            request = make_request(8, new=new, cap=cap, n=n, deadline=1e9, tenant=tenant)
         scheduler.submit(request)
     for _ in range(4):
         _step(scheduler)
@@ -76,6 +81,15 @@ def _cost(scheduler: Scheduler) -> float:
 @pytest.mark.parametrize("n", [1, 4])
 def test_a_step_costs_the_same_however_many_wait(n: int) -> None:
     assert _cost(_crowded(64, 20_000, n)) < SLACK * _cost(_crowded(64, 8))
+
+
+@pytest.mark.slow
+def test_tenants_do_not_make_it_dearer_to_let_others_wait() -> None:
+    few, many = (_crowded(64, waiting, tenants=8) for waiting in (160, 20_000))
+    cost = _cost(few)
+    assert _cost(many) < SLACK * cost
+    heads = [_lines(scheduler.waiting.head) for scheduler in (few, many)]
+    assert heads[1] < SLACK * heads[0]
 
 
 @pytest.mark.slow

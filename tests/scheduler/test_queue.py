@@ -3,8 +3,9 @@
 import random
 from typing import Any
 
-from scheduler.queue import DeadlineQueue, WaitingQueue, WaitReason
+from scheduler.queue import DeadlineQueue
 from scheduler.request import Sequence
+from scheduler.waiting import WaitingQueue, WaitReason
 from tests.builders import make_request
 
 
@@ -83,7 +84,7 @@ def test_the_heap_does_not_grow_with_what_was_removed() -> None:
         queue.remove(sequence)
         deadlines.push(1.0, key)
         deadlines.discard(key)
-    assert len(queue._heap) < 100
+    assert len(queue._lines[""]._heap) < 100
     assert len(deadlines._heap) < 100
 
 

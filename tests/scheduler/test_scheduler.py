@@ -4,8 +4,8 @@ import pytest
 
 from scheduler.errors import InvalidRequest, QueueFull
 from scheduler.plan import Chunk
-from scheduler.queue import WaitReason
 from scheduler.request import FinishReason
+from scheduler.waiting import WaitReason
 from tests.builders import Bench, chunks_of, first_step, make_request, make_scheduler, tokens_alone
 from tests.scheduler.memory_runner import by_hand
 

@@ -97,7 +97,7 @@ class Crowd:
             for prompt in {request.prompt for request in self.requests}:
                 owner = Sequence(Request(0, prompt, 1, salt=salt), 0, list(prompt))
                 entries = runner._entries(owner, 0, len(prompt))
-                for i, key in enumerate(block_keys(prompt, f"shared\0{salt}", BLOCK)):
+                for i, key in enumerate(block_keys(prompt, f"shared\0\0{salt}", BLOCK)):
                     block = self.bench.scheduler.kv.pool.find(key)
                     if block is not None:
                         slots = runner.slots[block * BLOCK : (block + 1) * BLOCK]

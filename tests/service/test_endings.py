@@ -245,7 +245,7 @@ def test_a_client_that_never_reads_is_given_up(launch) -> None:
             live = harness.server.live
 
             async def given_up() -> bool:
-                return live.get("silent") is None
+                return live.get("", "silent") is None
 
             await eventually(given_up)
             assert (await harness.answer(ids_request([1], 3))).ids[0] == fake_tokens([1], 3)

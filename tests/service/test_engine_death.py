@@ -142,3 +142,21 @@ def test_five_deaths_in_a_minute_are_too_many_by_default() -> None:
 def test_pauses_between_restarts_grow_to_a_limit() -> None:
     policy = RestartPolicy(first_pause_seconds=0.2, longest_pause_seconds=1.0)
     assert [policy.pause(deaths) for deaths in (1, 2, 3, 4, 30)] == [0.2, 0.4, 0.8, 1.0, 1.0]
+
+
+def test_an_engine_that_still_loads_is_not_waited_for(
+    runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It hears nothing before it is ready, and holds no request that could be finished."""
+    monkeypatch.setenv(engines.GATE, str(tmp_path / "never"))
+
+    async def scenario() -> None:
+        server = Server(config(), target=engines.gated)
+        starting = asyncio.create_task(server.start())
+        while server.client.pid is None:
+            await asyncio.sleep(0.01)
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        await asyncio.wait_for(server.client.stop(1000), 60)
+
+    runner.run(scenario())

@@ -159,7 +159,7 @@ class ControlServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Abort(self, request, context):
-        """Ends a live request, or all; idempotent. Its stream ends with ABORTED.
+        """Ends a live request of the caller's tenant, or all of them; idempotent. Streams end with ABORTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
