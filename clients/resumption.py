@@ -16,7 +16,8 @@ class Resumption:
 
     def __init__(self, message: pb.GenerateRequest) -> None:
         self._message = message
-        self._streams = 1
+        self._asked = 1  # calls
+        self._streams = 0  # of these, that a server took up
         self._accepted: pb.Accepted | None = None
         self._ids: list[int] = []
         self._text = ""
@@ -37,13 +38,13 @@ class Resumption:
         """What to send: the request itself, or after a break the one that goes on."""
         if self._accepted is None:
             return self._message
-        self._streams += 1
+        self._asked += 1
         again = pb.GenerateRequest()
         again.CopyFrom(self._message)
         again.sampling.seed = self._accepted.seed
         again.stopping.max_tokens = self._accepted.max_tokens
         if again.HasField("request_id"):  # the broken one may live for a moment
-            tail = f"~{self._streams}"
+            tail = f"~{self._asked}"
             again.request_id = self._message.request_id[: MAX_ID - len(tail)] + tail
         if self._ids:
             again.resumed.ids.extend(self._ids)
@@ -56,6 +57,7 @@ class Resumption:
         Raises:
             BrokenStream: the server that goes on is not like the one before.
         """
+        self._streams += isinstance(event, pb.Accepted)
         match event:
             case pb.Accepted() if self._accepted is None:
                 self._accepted = event

@@ -8,7 +8,7 @@ import pytest
 from clients import errors
 from clients.completion import Gatherer
 from clients.resumption import MOST_STREAMS, Resumption
-from clients.sdk import Event, Request, Sampling, Tokens
+from clients.sdk import Event, Request, RetryPolicy, Sampling, Tokens
 from protos.sluice.v1 import sluice_pb2 as pb
 from tests.clients.asking import ask, events_of
 from tests.clients.fake_sluice import Failure, FakeSluice, echo
@@ -87,6 +87,15 @@ def test_an_answer_that_ends_its_server_again_and_again_is_given_up() -> None:
     with pytest.raises(errors.Unavailable):
         ask(fake, lambda c: c.complete("x"))
     assert len(fake.requests) == MOST_STREAMS
+
+
+def test_calls_that_no_server_takes_up_are_the_retry_policys_business() -> None:
+    """An engine that takes long to come back is waited for as long as the policy says."""
+    refused = [Failure(Code.UNAVAILABLE)] * (2 * MOST_STREAMS)
+    fake = FakeSluice(failures=[*broken(2), *refused])
+    patient = RetryPolicy(attempts=3 * MOST_STREAMS, initial_seconds=0.001, maximum_seconds=0.002)
+    assert ask(fake, lambda c: c.complete("x"), patient).text == TEXT
+    assert len(fake.requests) == 2 + 2 * MOST_STREAMS
 
 
 def test_a_server_that_never_gets_further_is_given_up_sooner() -> None:

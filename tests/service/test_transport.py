@@ -106,7 +106,7 @@ def test_server_info_and_model_info(fast: Harness) -> None:
     async def scenario() -> None:
         info = await fast.control.GetServerInfo(pb.GetServerInfoRequest())
         assert info.version.count(".") == 2
-        assert (info.schema_revision, info.max_running, info.max_waiting) == (1, 64, 4096)
+        assert (info.schema_revision, info.max_running, info.max_waiting) == (2, 64, 4096)
         assert info.max_request_seconds == 3600
         assert info.uptime_seconds > 0
         model = await fast.control.GetModelInfo(pb.GetModelInfoRequest(model="fake"))
