@@ -84,6 +84,7 @@ class Usage:
     queue_seconds: float = 0.0
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
+    resumed_tokens: int = 0  # of completion_tokens, those that were not drawn here
 
 
 @dataclass(eq=False)
@@ -116,6 +117,7 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.usage.prompt_tokens = len(self.request.prompt)
+        self.usage.resumed_tokens = len(self.request.resumed)
         self.length = len(self.tokens)
         self.final_length = len(self.request.prompt) + self.request.max_new_tokens
         budget = self.request.budget
@@ -133,7 +135,7 @@ class Sequence:
     @property
     def end(self) -> FinishReason | None:
         """Why nothing may follow its last token; None while something may."""
-        if self.generated and self.tokens[-1] in self.request.end_ids:
+        if self.tokens[-1] in self.request.end_ids and self.generated:  # a prompt may end in one
             return FinishReason.STOP
         return FinishReason.LENGTH if len(self.tokens) >= self.final_length else None
 

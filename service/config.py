@@ -35,6 +35,13 @@ class ServiceConfig:
     tls_client_ca: str | None = None  # signs the certificates that clients must then show
     engine: EngineConfig = field(default_factory=EngineConfig)
 
+    def __post_init__(self) -> None:
+        if not self.engine_silence_seconds > 0:
+            raise ValueError(
+                f"engine_silence_seconds is {self.engine_silence_seconds}; want more than 0, and "
+                "more than the longest step takes"
+            )
+
     @property
     def host(self) -> str:
         return self.listen.rpartition(":")[0]

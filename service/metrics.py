@@ -93,15 +93,16 @@ class ServiceMetrics(Collector):
     def observe_finished(self, finished: Finished) -> None:
         """Books an output that ended in the engine, for whatever reason."""
         usage = finished.usage
+        drawn = usage.completion_tokens - usage.resumed_tokens
         self._finished[finished.reason.value] += 1
         self._observe("request_queue_time_seconds", usage.queue_seconds)
         self._observe("request_prompt_tokens", usage.prompt_tokens)
-        self._observe("request_generation_tokens", usage.completion_tokens)
-        if usage.completion_tokens:
+        self._observe("request_generation_tokens", drawn)
+        if drawn:
             self._observe("request_prefill_time_seconds", usage.prefill_seconds)
             self._observe("request_decode_time_seconds", usage.decode_seconds)
-        if usage.completion_tokens > 1:
-            each = usage.decode_seconds / (usage.completion_tokens - 1)
+        if drawn > 1:
+            each = usage.decode_seconds / (drawn - 1)
             self._observe("request_time_per_output_token_seconds", each)
         if usage.completion_tokens and usage.kv_tokens_peak:
             computed = usage.prompt_tokens + usage.completion_tokens - 1  # the last one is not

@@ -31,7 +31,6 @@ class Output:
         self._matcher = matcher
         self._thinking = thinking
         self._delivered = 0  # tokens, those of a broken stream among them
-        self._resumed = 0  # of these
         self.stop: str | None = None  # the stop string that ended it
 
     def events(self, part: Part) -> list[sluice_pb2.GenerateEvent]:
@@ -49,7 +48,6 @@ class Output:
 
     def resume(self, ids: list[int]) -> sluice_pb2.GenerateEvent:
         """Takes the tokens that a broken stream delivered; what of their text is certain."""
-        self._resumed = len(ids)
         return self._tokens([], self._text(ids)[1], [])
 
     def _text(self, ids: list[int]) -> tuple[int, str]:
@@ -111,7 +109,7 @@ class Output:
         return sluice_pb2.Usage(
             prompt_tokens=usage.prompt_tokens,
             completion_tokens=self._delivered,
-            resumed_tokens=self._resumed,
+            resumed_tokens=usage.resumed_tokens,
             reasoning_tokens=self._thinking.tokens,
             cached_prompt_tokens=usage.cached_prompt_tokens,
             kv_tokens_peak=usage.kv_tokens_peak,

@@ -71,3 +71,9 @@ def test_a_slow_engine_is_no_hung_one(launch) -> None:
         assert await restarts(harness) == 0
 
     harness.run(scenario())
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan")])
+def test_an_engine_needs_time_for_its_steps(seconds: float) -> None:
+    with pytest.raises(ValueError, match="want more than 0"):
+        config(engine_silence_seconds=seconds)

@@ -13,7 +13,7 @@ from protos.sluice.v1 import sluice_pb2 as pb
 from service.errors import ServiceError
 from service.metrics import REFUSALS, ServiceMetrics
 from service.totals import LoadTotals
-from tests.service.harness import Harness, eventually, ids_request
+from tests.service.harness import Harness, eventually, fake_tokens, ids_request
 
 LABELS = {
     *("le", "policy", "model_name", "finished_reason", "status", "reason", "phase", "budget"),
@@ -250,3 +250,16 @@ def test_load_says_who_runs_by_budget_and_how_long_things_took(slow: Harness) ->
         assert after.request.count >= 2
 
     slow.run(scenario())
+
+
+def test_a_resumed_answer_counts_what_was_drawn_here(slow: Harness) -> None:
+    """Tokens that the request brought along were neither drawn nor waited for by this server."""
+    prompt, before = [9, 8, 7], scrape(slow)
+    request = ids_request(prompt, 40, resumed=pb.TokenIds(ids=fake_tokens(prompt, 36)))
+    answer = slow.run(slow.answer(request))
+    moved = {key: count - before.get(key, 0) for key, count in scrape(slow).items()}
+    assert answer.finished[0].usage.completion_tokens == 40
+    assert moved["sluice_request_generation_tokens_sum"] == 4
+    decoding = moved["sluice_request_decode_time_seconds_sum"]
+    each = moved["sluice_request_time_per_output_token_seconds_sum"]
+    assert each == pytest.approx(decoding / 3)
