@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
-from tests.cli import interruptible
+from tests.cli.command import INTERRUPTIBLE
 from tests.clients.fake_sluice import Failure, serving
 from tests.clients.load.running import fake
 
@@ -143,7 +143,7 @@ def test_ctrl_c_cancels_everything_and_writes_what_there_is(tmp_path: Path) -> N
     out = tmp_path / "run"
     with serving(server) as target:
         process = subprocess.Popen(
-            [*interruptible.SLUICE, "load", "--server", target, "--concurrency", "3",
+            [*INTERRUPTIBLE, "load", "--server", target, "--concurrency", "3",
              "--duration", "600", "--out", str(out)],
             cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip

@@ -7,7 +7,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from cli.main import app
-from tests.cli import interruptible
+from tests.cli.command import INTERRUPTIBLE
 from tests.clients.fake_sluice import FakeSluice, serving
 from tests.clients.top.builders import look
 
@@ -35,7 +35,7 @@ def test_an_interval_must_be_a_tenth_of_a_second() -> None:
 
 def test_ctrl_c_is_how_it_ends() -> None:
     with serving(FakeSluice(loads=[look().load])) as target:
-        command = [*interruptible.SLUICE, "top", "--server", target, "--interval", "0.1"]
+        command = [*INTERRUPTIBLE, "top", "--server", target, "--interval", "0.1"]
         process = subprocess.Popen(command, cwd=ROOT, stdout=-1, stderr=-1, text=True)
         assert process.stdout is not None
         while "KV pool" not in process.stdout.readline():

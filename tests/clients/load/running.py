@@ -17,6 +17,7 @@ from tests.clients.fake_sluice import FakeSluice, model_info, serving
 
 INFO = model_info(max_sequence_tokens=4096, vocabulary_size=257, eos_token_ids=[256])
 GIVEN_UP = 30.0  # seconds after which a test stops waiting for what should have come
+NUMBERED = tuple(f"p{index}" for index in range(100))
 
 
 def plan(**changes: Any) -> Plan:
@@ -70,3 +71,8 @@ def result(
 
 def texts(asked: list[pb.GenerateRequest]) -> list[str]:
     return [request.text for request in asked]
+
+
+def number(prompt: str) -> int:
+    """Of a prompt in NUMBERED."""
+    return int(prompt[1:])
