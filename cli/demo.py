@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +29,7 @@ def demo(quick: Quick = False, out: Out = Path("report")) -> None:
         summaries = asyncio.run(run_demo(QUICK if quick else FULL, out, Console(stderr=True)))
     show(summaries, wide_console())
     typer.echo(f"report: {out / PAGE}", err=True)
-    print(json.dumps({"rows": msgspec.to_builtins(summaries)}))
+    if not sys.stdout.isatty():  # for programs; a person has the tables above, and cells.json
+        print(json.dumps({"rows": msgspec.to_builtins(summaries)}))
     if failed := sum(summary.errors for summary in summaries):
         fail(f"{failed} requests failed; {out / 'rows.jsonl'} says why")
