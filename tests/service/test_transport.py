@@ -32,7 +32,9 @@ async def raw(harness: Harness, method: str, data: bytes) -> grpc.aio.AioRpcErro
     elif method in STREAMING:
         call = channel.unary_stream(method)(data).read()
     else:
-        call = channel.stream_stream(method)(iter([data])).read()
+        both = channel.stream_stream(method)()
+        await both.write(data)  # and no half-close, which could meet the refusal halfway
+        call = both.read()
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     return caught.value
