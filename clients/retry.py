@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from clients.errors import CallError, Overloaded, Unavailable
 
+LAST_GROWTH = 50  # attempts; the wait has met any cap, and a power of a thousand would overflow
+
 
 @dataclass(frozen=True)
 class RetryPolicy:
@@ -30,7 +32,8 @@ class RetryPolicy:
         """
         if attempt >= self.attempts or not is_retryable(error):
             return None
-        ceiling = self.initial_seconds * self.multiplier ** (attempt - 1)
+        growth = self.multiplier ** min(attempt - 1, LAST_GROWTH)
+        ceiling = self.initial_seconds * growth
         return (error.retry_after or 0.0) + min(ceiling, self.maximum_seconds) * draw()
 
 

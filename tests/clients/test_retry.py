@@ -30,6 +30,11 @@ def test_waits_grow_up_to_the_cap() -> None:
     assert waits == [1, 3, 9, 10, 10, None]
 
 
+def test_one_who_tries_for_a_day_waits_the_cap() -> None:
+    patient = RetryPolicy(attempts=100_000, maximum_seconds=5.0)
+    assert patient.delay(99_999, UNAVAILABLE, lambda: 1.0) == 5.0
+
+
 def test_jitter_scales_the_wait_down_to_nothing() -> None:
     policy = RetryPolicy(initial_seconds=1)
     assert policy.delay(1, UNAVAILABLE, draw=lambda: 0.25) == 0.25
