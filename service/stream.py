@@ -45,6 +45,7 @@ class RequestStream:
         self.key = key
         self.request_id = request_id
         self.tenant = ""  # by name, whose request it is
+        self.likeness = b""  # see service/quarantine.py; empty until the engine has it
         self.arrival = arrival
         self.deadline = deadline
         self.accepted: Accepted | None = None
@@ -148,7 +149,13 @@ class RequestStream:
             raise self.failure
 
     def take(self) -> list[Part]:
-        """Everything pending of the outputs that have `interval` tokens or have ended."""
+        """Everything pending of the outputs that have `interval` tokens or have ended.
+
+        Raises:
+            ServiceError: the stream has failed, maybe while the handler wrote.
+        """
+        if self.failure is not None:
+            raise self.failure
         parts = []
         for output, pending in enumerate(self._outputs):
             if pending.taken or (pending.finished is None and len(pending.ids) < self._interval):
