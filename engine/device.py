@@ -1,4 +1,4 @@
-"""Which device a setting names."""
+"""Which device a setting names, and whether one can still be used."""
 
 import torch
 
@@ -17,3 +17,13 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and not present:
         raise ValueError(f"device is {name!r} and torch sees no GPU; use cpu, or mend its driver")
     return device
+
+
+def check_usable(device: torch.device) -> None:
+    """Returns if the device still computes after an error; waits for what is under way on it.
+
+    Raises:
+        RuntimeError: it does not. After an illegal access, CUDA refuses a process all further work.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

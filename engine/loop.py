@@ -159,6 +159,7 @@ class EngineLoop:
             tokens_evicted_total=dict(totals.evicted),
             eviction_rounds_total=dict(totals.rounds),
             ignored_events_total=self._ignored,
+            steps_failed_total=self._steps.failed,
             tokens_pressed_total=totals.pressed,
             tokens_elastic=elastic,
             blocks_shared=pool.shared,

@@ -185,6 +185,7 @@ class Load(msgspec.Struct, array_like=True, frozen=True):
     tokens_evicted_total: dict[str, int] = {}
     eviction_rounds_total: dict[str, int] = {}
     ignored_events_total: int = 0  # for keys that were no longer known
+    steps_failed_total: int = 0  # whose requests are lost
     tokens_pressed_total: int = 0  # evicted below a cap, because blocks lacked
     tokens_elastic: int = 0  # held above floors
     blocks_shared: int = 0  # places in block tables beyond the first of their block

@@ -11,7 +11,7 @@ from engine.artifacts import Artifact, load_artifacts
 from engine.batch import BatchBuilder, Chunks
 from engine.config import EngineConfig
 from engine.context import forward_context
-from engine.device import choose_device
+from engine.device import check_usable, choose_device
 from engine.eviction import POLICIES
 from engine.eviction.base import build, describe
 from engine.evictor import Evictor
@@ -26,7 +26,7 @@ from engine.memory import total_blocks
 from engine.messages import ModelInfo, PolicyInfo
 from engine.query_ring import QueryRing
 from engine.rows import Rows, Traits
-from engine.runner_api import Runner, build_model_info
+from engine.runner_api import Runner, StepFailed, build_model_info
 from engine.static_steps import Result, StaticSteps
 from engine.views import ViewBuilder
 from kernels.impl import resolve, set_cpu_threads
@@ -106,8 +106,15 @@ class ModelRunner(Runner):
             policies=self._policies(),
         )
 
-    @torch.inference_mode()
     def launch(self, plan: StepPlan) -> StepInFlight:
+        try:
+            return self._launch(plan)
+        except Exception as error:  # out of memory, most often, or a kernel that is refused
+            check_usable(self._device)
+            raise StepFailed(f"{type(error).__name__}: {error}") from error
+
+    @torch.inference_mode()
+    def _launch(self, plan: StepPlan) -> StepInFlight:
         came = self._rows.update(plan.chunks)
         for chunk in came:
             sequence = chunk.sequence

@@ -9,6 +9,10 @@ from scheduler.plan import StepPlan, StepResult
 from scheduler.request import Sequence
 
 
+class StepFailed(Exception):
+    """A step could not be launched; its sequences are spoilt, and nothing else is."""
+
+
 class InFlight(Protocol):
     """A launched step."""
 
@@ -43,7 +47,11 @@ class Runner(ABC):
     @abstractmethod
     def launch(self, plan: StepPlan) -> InFlight:
         """Evictions, then one packed forward, then draws. A plan may decode tokens that are still
-        in flight: those that the step before draws."""
+        in flight: those that the step before draws.
+
+        Raises:
+            StepFailed: the runner is sound, and takes the next plan. Any other error ends it.
+        """
 
     def execute(self, plan: StepPlan) -> StepResult:
         """Launches a plan and waits for its result."""

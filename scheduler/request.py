@@ -16,6 +16,7 @@ class FinishReason(StrEnum):
     CANCELLED = "cancelled"  # by the caller: cancel, disconnect, Abort
     DEADLINE = "deadline"  # the caller's or the server's
     ERROR = "error"  # its logits were not finite
+    LOST = "lost"  # a step failed that it was part of
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import asyncio
 import itertools
 import logging
 import time
+from collections.abc import Collection
 
 from engine.messages import (
     Accepted,
@@ -40,10 +41,14 @@ from service.errors import (
     Violation,
 )
 from service.metrics import ServiceMetrics
+from service.quarantine import Quarantine
 from service.stream import RequestStream
 from service.totals import LoadTotals
 
 log = logging.getLogger(__name__)
+
+NEXT_ENGINE_SECONDS = 1.0  # when a request may come again after the death of an engine
+NEXT_STEP_SECONDS = 0.1  # and after a step that failed
 
 
 class EngineFailed(Exception):
@@ -64,6 +69,7 @@ class EngineClient:
         self._totals = totals
         self._metrics = metrics
         self._target = target
+        self.quarantine = Quarantine()
         self._keys = itertools.count(1)
         self._streams: dict[int, RequestStream] = {}  # what the engine knows of
         self._link: EngineLink | None = None
@@ -179,9 +185,15 @@ class EngineClient:
         self._ready.clear()
         self._metrics.engine_up = False
         streams, self._streams = self._streams, {}
-        for stream in streams.values():
-            stream.fail(EngineDown("the engine died while it served this request; retry"))
+        text = "the engine died while it served this request; retry"
+        self._lose(streams.values(), text, NEXT_ENGINE_SECONDS)
         self._totals.engine_ended()
+
+    def _lose(self, streams: Collection[RequestStream], text: str, retry_seconds: float) -> None:
+        """Fails the requests that one failure of the engine took."""
+        self._metrics.requests_quarantined += self.quarantine.lost(streams)
+        for stream in streams:
+            stream.fail(EngineDown(text, retry_seconds))
 
     def _on_step(self, step: Step) -> None:
         now = time.monotonic()
@@ -193,8 +205,14 @@ class EngineClient:
         gaps: dict[float, int] = {}  # seconds between tokens of an output -> tokens
         for delta in step.deltas:
             self._on_delta(delta, now, gaps)
+        lost = {}
         for finished in step.finished:
-            self._on_finished(finished)
+            stream = self._on_finished(finished)
+            if stream is not None and finished.reason == FinishReason.LOST:
+                lost[finished.key] = stream
+        if lost:
+            text = "the engine failed in a step of this request; retry"
+            self._lose(lost.values(), text, NEXT_STEP_SECONDS)
         self._metrics.observe_step(step, gaps)
 
     def _on_accepted(self, accepted: Accepted) -> None:
@@ -219,17 +237,18 @@ class EngineClient:
             each = gap / len(delta.ids)
             gaps[each] = gaps.get(each, 0) + len(delta.ids)
 
-    def _on_finished(self, finished: Finished) -> None:
+    def _on_finished(self, finished: Finished) -> RequestStream | None:
         self._metrics.observe_finished(finished)
         stream = self._streams.get(finished.key)
         if stream is None:
-            return
+            return None
         stream.finish(finished)
         if stream.ended:
             del self._streams[finished.key]
         error = self._failure(finished.reason)
         if error is not None:
             stream.fail(error)
+        return stream
 
     def _failure(self, reason: FinishReason) -> ServiceError | None:
         """The error that ends the whole request, for reasons that are not an answer."""

@@ -12,7 +12,8 @@ ServiceError
 ├── DeadlinePassed     DEADLINE_EXCEEDED
 ├── Aborted            ABORTED
 ├── ReaderStalled      ABORTED
-└── BrokenOutput       INTERNAL
+├── BrokenOutput       INTERNAL
+└── Quarantined        INTERNAL
 
 service/auth.py answers UNAUTHENTICATED before there is a call that could raise anything.
 
@@ -117,13 +118,15 @@ class QuotaExceeded(ServiceError):
 
 
 class EngineDown(ServiceError):
-    """There is no engine at the moment, or it died under the request."""
+    """There is no engine at the moment, or it failed while it had the request."""
 
     code = grpc.StatusCode.UNAVAILABLE
-    retry_seconds = 1.0
 
-    def __init__(self, message: str = "the engine is starting; retry") -> None:
+    def __init__(
+        self, message: str = "the engine is starting; retry", retry_seconds: float = 1.0
+    ) -> None:
         super().__init__(message)
+        self.retry_seconds = retry_seconds
 
 
 class Draining(ServiceError):
@@ -170,6 +173,16 @@ class BrokenOutput(ServiceError):
 
     def __init__(self) -> None:
         super().__init__("the model's logits for this request were not finite")
+
+
+class Quarantined(ServiceError):
+    """The request fails the engine whenever it runs."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(
+            "this request has failed the engine each time it ran, at last as the only suspect; it "
+            f"is refused for {seconds / 60:g} minutes. Report it: the server's log has the cause"
+        )
 
 
 def shown(text: str) -> str:

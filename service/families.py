@@ -60,6 +60,7 @@ COUNTERS = (
     ("num_preemptions", "Outputs that lost their KV blocks.", "preemptions_total"),
     ("kv_tokens_pressed", "KV tokens evicted for want of blocks.", "tokens_pressed_total"),
     ("ignored_events", "Messages for requests that were over.", "ignored_events_total"),
+    ("steps_failed", "Engine steps that failed; their requests were lost.", "steps_failed_total"),
 )
 COUNTERS_BY_POLICY = (
     ("kv_tokens_evicted", "KV tokens evicted.", "tokens_evicted_total"),

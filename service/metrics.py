@@ -47,6 +47,7 @@ class ServiceMetrics(Collector):
         self.model: ModelInfo | None = None  # set when the engine is ready
         self.engine_up = False
         self.engine_restarts = 0
+        self.requests_quarantined = 0
         self.loop_lag = LoopLag()
         self._accepted: Counter[str] = Counter()
         self._finished: Counter[str] = Counter({reason.value: 0 for reason in FinishReason})
@@ -220,6 +221,11 @@ class ServiceMetrics(Collector):
         )
         yield CounterMetricFamily(
             "sluice_engine_restarts", "Times the engine was started anew.", self.engine_restarts
+        )
+        yield CounterMetricFamily(
+            "sluice_requests_quarantined",
+            "Requests found to fail the engine whenever they run.",
+            self.requests_quarantined,
         )
 
     def _zeros(self) -> dict[str, int]:

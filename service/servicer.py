@@ -57,11 +57,12 @@ class InferenceServicer(sluice_pb2_grpc.InferenceServicer):
             self._live.add(stream)
             prompt = await self._tokenise(request, model)
             submit = make_submit(request, stream.key, prompt, stream.deadline, caller())
-            self._client.submit(stream, submit)
             stops = tuple(request.stopping.stop)
             outputs = make_outputs(submit.n, prompt, stops, self._text)
             delivery = Delivery(stream, outputs, self._client, context)
-            await delivery.run(submit.sampling.seed, submit.resumed)
+            async with self._client.quarantine.turn(submit, stream):
+                self._client.submit(stream, submit)
+                await delivery.run(submit.sampling.seed, submit.resumed)
         except ServiceError as error:
             if stream is None or stream.accepted is None:
                 self._metrics.count_refused(error.code.name)

@@ -15,6 +15,7 @@ COUNTERS = (
     "generation_tokens_total",
     "preemptions_total",
     "ignored_events_total",
+    "steps_failed_total",
     "tokens_pressed_total",
 )
 COUNTERS_BY_POLICY = ("tokens_evicted_total", "eviction_rounds_total")

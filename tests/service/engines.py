@@ -2,10 +2,13 @@
 
 import os
 import time
+from enum import IntEnum
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from engine.fake import FakeRunner, FakeStep
+from engine.loop import EngineLoop
 from engine.messages import (
     Accepted,
     Delta,
@@ -23,6 +26,8 @@ from engine.messages import (
     encode,
 )
 from engine.process import run_engine
+from engine.runner_api import StepFailed
+from scheduler.plan import StepPlan
 from service.config import EngineConfig
 from tests.service.harness import MODEL
 
@@ -102,6 +107,32 @@ def lingers(config: EngineConfig, connection: Connection) -> None:
     """Does not care about Shutdown."""
     connection.send_bytes(encode(Ready(MODEL)))
     time.sleep(60)
+
+
+class Poison(IntEnum):
+    """First tokens of prompts, and what they spoil."""
+
+    STEP = 13
+    ENGINE = 17
+
+
+class PoisonedRunner(FakeRunner):
+    """Fails whenever it computes the tenth position of a prompt that begins with a poison."""
+
+    def launch(self, plan: StepPlan) -> FakeStep:
+        for chunk in plan.chunks:
+            if chunk.start <= 9 < chunk.start + chunk.count:
+                match chunk.sequence.tokens[0]:
+                    case Poison.STEP:
+                        raise StepFailed("OutOfMemoryError: simulated")
+                    case Poison.ENGINE:
+                        os._exit(5)
+        return super().launch(plan)
+
+
+def poisoned(config: EngineConfig, connection: Connection) -> None:
+    """The real loop on a PoisonedRunner."""
+    EngineLoop(PoisonedRunner(config), config.scheduler, connection).run()
 
 
 def _submits(connection: Connection) -> Any:

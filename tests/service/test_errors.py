@@ -23,6 +23,7 @@ TABLE = [
     (errors.Aborted(), "ABORTED"),
     (errors.ReaderStalled(30), "ABORTED"),
     (errors.BrokenOutput(), "INTERNAL"),
+    (errors.Quarantined(600), "INTERNAL"),
 ]
 
 

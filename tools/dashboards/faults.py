@@ -65,24 +65,33 @@ OVER_TIME = (
         stacked=True,
     ),
     Panel(
+        "Failures of the engine",
+        "Since the servers started; a request that is the cause is refused.", "short",
+        (
+            Query(total("sluice_steps_failed_total"), "failed steps"),
+            Query(total("sluice_engine_restarts_total"), "restarts"),
+            Query(total("sluice_requests_quarantined_total"), "requests found guilty"),
+        ),
+    ),
+    Panel(
         "Preemptions per second", "Outputs without a budget that lost their blocks.", "short",
         (Query(rate("sluice_num_preemptions_total"), "preempted"),),
     ),
     Panel(
         "Late messages per second", "For requests that were over; harmless in small numbers.",
-        "short", (Query(rate("sluice_ignored_events_total"), "ignored"),),
+        "short", (Query(rate("sluice_ignored_events_total"), "ignored"),), 6,
     ),
     Panel(
         "Lag of the event loop", "The worst of the last 15 seconds; it delays every stream.", "s",
-        (Query(worst("sluice_event_loop_lag_seconds", "instance"), "{{instance}}"),),
+        (Query(worst("sluice_event_loop_lag_seconds", "instance"), "{{instance}}"),), 6,
     ),
     Panel(
         "CPU of the front process", "Cores; the engine has a process of its own.", "short",
-        (Query(rate("process_cpu_seconds_total", "instance"), "{{instance}}"),),
+        (Query(rate("process_cpu_seconds_total", "instance"), "{{instance}}"),), 6,
     ),
     Panel(
         "Memory of the front process", "Resident.", "bytes",
-        (Query(worst("process_resident_memory_bytes", "instance"), "{{instance}}"),),
+        (Query(worst("process_resident_memory_bytes", "instance"), "{{instance}}"),), 6,
     ),
 )  # fmt: skip
 FAULTS = Dashboard("sluice-faults", "Sluice: faults", "What goes wrong.", STATS + OVER_TIME)
