@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: demo test chaos check fmt proto serve-fake test-gpu clean
+.PHONY: demo test chaos test-compile check fmt proto serve-fake test-gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/sluice demo
@@ -15,6 +15,10 @@ test: $(VENV)/.installed
 chaos: $(VENV)/.installed
 	SLUICE_CHAOS=30 $(BIN)/python -m pytest -q tests/service/test_mutations.py tests/service/test_abuse.py \
 	  tests/service/test_overload.py
+
+# `make test` compiles every kernel for the shapes of the published models; this, for all shapes: three minutes.
+test-compile: $(VENV)/.installed
+	SLUICE_COMPILE_ALL=1 $(BIN)/python -m pytest -q tests/kernels/test_compile.py
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check .

@@ -89,7 +89,7 @@ def _told(runner: RecordingRunner, request: Request, output: int) -> list[int]:
     return oracle.decode()
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_outputs_are_those_of_runs_that_share_nothing(seed: int) -> None:
     rng = random.Random(seed)
     policies = rng.sample(list(POLICIES), 6)

@@ -106,7 +106,7 @@ class Crowd:
         return found
 
 
-@settings(deadline=None, max_examples=120)
+@settings(deadline=None, max_examples=40)
 @given(st.integers(0, 2**32))
 def test_cached_prompts_and_outputs_survive_any_mixture(seed: int) -> None:
     crowd = Crowd(seed)
