@@ -26,7 +26,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import peer, results, steady, timing
+from benchmarks import results, steady, timing
+from benchmarks.peers import continuous_batching
 from benchmarks.shapes import SHAPES, Shape, make_model, step_weight_bytes
 from engine.attention import register_attention
 from engine.loader import adopt_model
@@ -98,7 +99,9 @@ class Bench:
         draw = torch.Generator().manual_seed(0)
         size = (requests, self.shape.peer_prompt)
         prompts = torch.randint(words, size, generator=draw).tolist()
-        done = peer.decode(model, prompts, self.kv_blocks * steady.BLOCK, self.seconds)
+        done = continuous_batching.decode(
+            model, prompts, self.kv_blocks * steady.BLOCK, self.seconds
+        )
         row.running, row.held = done.running, round(done.held, 1)
         row.tokens_per_second = round(done.tokens_per_second, 1)
         row.kernels = str(model.config._attn_implementation)
@@ -124,7 +127,7 @@ def run(bench: Bench, names: list[str], deadline: float) -> Iterator[Row]:
         row = Row(bench.shape.name, name, timing.label(bench.device))
         row.copy_bandwidth, row.pool_tokens = bench.bandwidth, bench.kv_blocks * steady.BLOCK
         started = time.monotonic()
-        reserved = peer.PATIENCE if PEER in names and name != PEER else 0.0
+        reserved = continuous_batching.PATIENCE if PEER in names and name != PEER else 0.0
         if started + longest + reserved > deadline:
             row.status, row.reason = "skipped", "no time was left"
         else:

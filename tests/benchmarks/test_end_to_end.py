@@ -12,7 +12,8 @@ import pytest
 import torch
 import typer
 
-from benchmarks import end_to_end, peer, steady, timing
+from benchmarks import end_to_end, steady, timing
+from benchmarks.peers import continuous_batching
 from benchmarks.results import ROOT
 from benchmarks.shapes import LLAMA_8B, QWEN_7B, TINY, Shape, make_model, step_weight_bytes
 from tests.conftest import GPU
@@ -93,10 +94,10 @@ def test_no_cell_starts_without_time(capsys: pytest.CaptureFixture[str], tmp_pat
 def test_requests_that_do_not_decode_in_time_are_a_failure(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(peer, "PATIENCE", 0.0)
+    monkeypatch.setattr(continuous_batching, "PATIENCE", 0.0)
     model = make_model(TINY, torch.device("cpu"), "sdpa")
     with pytest.raises(RuntimeError, match="0 of 2 requests decode after 0 s"):
-        peer.decode(model, [[1, 2, 3], [4, 5, 6]], kv_tokens=1024, seconds=1.0)
+        continuous_batching.decode(model, [[1, 2, 3], [4, 5, 6]], kv_tokens=1024, seconds=1.0)
 
 
 @pytest.mark.parametrize(

@@ -12,16 +12,12 @@ from engine.fake import FakeRunner, FakeStep, next_token
 from engine.loop import EngineLoop
 from engine.messages import (
     Cancel,
-    Ready,
     Refusal,
     Shutdown,
     Stop,
     Submit,
     WaitReason,
-    decode_engine,
-    encode,
 )
-from engine.process import run_engine
 from scheduler.budget import BudgetRequest
 from scheduler.config import SchedulerConfig
 from scheduler.plan import StepPlan
@@ -273,26 +269,6 @@ def test_the_loop_ends_when_the_front_is_gone(open_front: Open, busy: bool) -> N
         front.step()
     front.connection.close()
     assert front.ends()
-
-
-@pytest.mark.parametrize("when", ["at once", "idle", "busy"])
-def test_an_engine_process_exits_soon_after_its_front_is_gone(when: str) -> None:
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    config = EngineConfig(fake_step_seconds=0.01, scheduler=SMALL)
-    process = context.Process(target=run_engine, args=(config, theirs), daemon=True)
-    process.start()
-    theirs.close()
-    if when != "at once":
-        assert ours.poll(6 * PATIENCE), "the engine does not start"
-        assert isinstance(decode_engine(ours.recv_bytes()), Ready)
-    if when == "busy":
-        ours.send_bytes(encode(_submit(1, new=5000)))
-        ours.recv_bytes()
-    ours.close()
-    process.join(2.0 if when != "at once" else 6 * PATIENCE)
-    assert process.exitcode == 0
-    process.close()
 
 
 def test_overlapped_steps_deliver_the_same(open_front: Open) -> None:
