@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 SUSPECT_AFTER = 2  # losses
 PROBATION_TOKENS = 16
-LOOK_SECONDS = 0.02  # between two looks at whether a suspect has drawn them
+LOOK_SECONDS = 0.05  # between two looks at whether a suspect has drawn them, or may go
 MEMORY_SECONDS = 600.0  # since the last loss
 MEMORY_REQUESTS = 16384
 
@@ -48,7 +48,6 @@ class Quarantine:
 
     def __init__(self) -> None:
         self._records: OrderedDict[bytes, _Record] = OrderedDict()  # lost last, at the end
-        self._turn = asyncio.Lock()
         self._on_probation: RequestStream | None = None
 
     @asynccontextmanager
@@ -57,18 +56,19 @@ class Quarantine:
 
         Raises:
             Quarantined: it has failed the engine.
+            ServiceError: the stream failed while it waited.
         """
         stream.likeness = likeness(submit)
-        record = self._recall(stream.likeness)
-        if record.losses < SUSPECT_AFTER:
+        while (suspect := self._suspects(stream)) and self._on_probation is not None:
+            await asyncio.sleep(LOOK_SECONDS)
+            if stream.failure is not None:
+                raise stream.failure
+        if not suspect:
             yield
             return
-        await self._turn.acquire()  # before the look: one just like it may have its turn now
         self._on_probation = stream
         watching = asyncio.create_task(self._watch(stream))
         try:
-            if record.convicted:
-                raise Quarantined(MEMORY_SECONDS)
             yield
             self._forgive(stream)
         finally:
@@ -91,6 +91,12 @@ class Quarantine:
         for known in {stream.likeness for stream in streams}:
             self._remember(known, now)
         return 0
+
+    def _suspects(self, stream: RequestStream) -> bool:
+        record = self._recall(stream.likeness)
+        if record.convicted:
+            raise Quarantined(MEMORY_SECONDS)
+        return record.losses >= SUSPECT_AFTER
 
     def _recall(self, known: bytes) -> _Record:
         record = self._records.get(known)
@@ -120,7 +126,6 @@ class Quarantine:
     def _end_probation(self, stream: RequestStream) -> None:
         if self._on_probation is stream:
             self._on_probation = None
-            self._turn.release()
 
 
 def likeness(submit: Submit) -> bytes:
