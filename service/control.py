@@ -9,7 +9,7 @@ from protos.sluice.v1 import sluice_pb2, sluice_pb2_grpc
 from service.auth import caller
 from service.config import ServiceConfig
 from service.engine_client import EngineClient
-from service.errors import Aborted, EngineDown, InvalidRequest, Violation
+from service.errors import Aborted, InvalidRequest, ModelLoading, Violation
 from service.live import LiveRequests
 from service.metrics import ServiceMetrics
 from service.recent import Quantiles
@@ -22,24 +22,23 @@ SCHEMA_REVISION = 2
 
 
 class ControlServicer(sluice_pb2_grpc.ControlServicer):
-    """Answers from what the front knows; only GetModelInfo needs that an engine was ever up."""
+    """Answers from what the front knows; only GetModelInfo needs that a model was ever loaded."""
 
     def __init__(
         self,
         config: ServiceConfig,
         client: EngineClient,
         live: LiveRequests,
-        text: Text,
         metrics: ServiceMetrics,
         totals: LoadTotals,
     ) -> None:
         self._config = config
         self._client = client
         self._live = live
-        self._text = text
         self._metrics = metrics
         self._totals = totals
         self._started = time.monotonic()
+        self.text: Text | None = None  # set when it is loaded
 
     async def GetServerInfo(
         self, request: sluice_pb2.GetServerInfoRequest, context: Any
@@ -58,10 +57,10 @@ class ControlServicer(sluice_pb2_grpc.ControlServicer):
     async def GetModelInfo(
         self, request: sluice_pb2.GetModelInfoRequest, context: Any
     ) -> sluice_pb2.ModelInfo:
-        if self._client.model is None:
-            raise EngineDown
+        if self._client.model is None or self.text is None:
+            raise ModelLoading
         check_model(request, self._client.model)
-        return _model_info(self._client.model, self._text.has_chat_template)
+        return _model_info(self._client.model, self.text.has_chat_template)
 
     async def GetLoad(self, request: sluice_pb2.GetLoadRequest, context: Any) -> sluice_pb2.Load:
         load, now = self._totals.load, time.monotonic()

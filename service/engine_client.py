@@ -85,9 +85,22 @@ class EngineClient:
         Raises:
             EngineFailed: it ended before that.
         """
+        self.spawn()
+        return await self.ready()
+
+    def spawn(self) -> None:
+        """Starts an engine's process."""
         self._ready.clear()
-        link = EngineLink(self._config.engine, self._target, self._on_message, self._on_end)
-        self._link = link
+        self._link = EngineLink(self._config.engine, self._target, self._on_message, self._on_end)
+
+    async def ready(self) -> ModelInfo:
+        """Waits until the engine that was spawned is ready.
+
+        Raises:
+            EngineFailed: it ended before that.
+        """
+        link = self._link
+        assert link is not None
         ready = asyncio.ensure_future(self._ready.wait())
         ended = asyncio.ensure_future(link.ended.wait())
         try:

@@ -8,6 +8,7 @@ ServiceError
 ├── QueueFull          RESOURCE_EXHAUSTED  RetryInfo
 ├── QuotaExceeded      RESOURCE_EXHAUSTED  QuotaFailure, RetryInfo where waiting helps
 ├── EngineDown         UNAVAILABLE         RetryInfo
+│   └── ModelLoading
 ├── Draining           UNAVAILABLE
 ├── DeadlinePassed     DEADLINE_EXCEEDED
 ├── Aborted            ABORTED
@@ -127,6 +128,13 @@ class EngineDown(ServiceError):
     ) -> None:
         super().__init__(message)
         self.retry_seconds = retry_seconds
+
+
+class ModelLoading(EngineDown):
+    """The server has just been started and its model is not there yet."""
+
+    def __init__(self) -> None:
+        super().__init__("the model is loading; retry")
 
 
 class Draining(ServiceError):

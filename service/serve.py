@@ -9,7 +9,8 @@ from typing import Any
 from engine.logs import start_logs
 from service.config import ServiceConfig
 from service.engine_client import EngineFailed
-from service.server import Server, StartError
+from service.ports import StartError
+from service.server import Server
 from service.supervisor import EngineCrashLoop
 
 log = logging.getLogger(__name__)

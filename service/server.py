@@ -1,12 +1,14 @@
 """The composition root: puts the parts together, starts and stops them in the right order.
 
-The engine is spawned before any grpc object exists. Exactly one asyncio loop of the process
-touches grpc.
+The engine is spawned before any grpc object exists; then the ports open, and answer probes while
+the model loads. Exactly one asyncio loop of the process touches grpc.
 """
 
 import asyncio
 import logging
+import threading
 from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import grpc
@@ -17,27 +19,24 @@ from prometheus_client import (
     PLATFORM_COLLECTOR,
     PROCESS_COLLECTOR,
     CollectorRegistry,
-    start_http_server,
 )
 
 from engine.process import run_engine
 from protos.sluice.v1 import sluice_pb2, sluice_pb2_grpc
-from service.auth import AuthInterceptor
 from service.calls import CallCounter
 from service.config import ServiceConfig
 from service.control import ControlServicer
 from service.engine_client import EngineClient
 from service.engine_link import EngineTarget
 from service.engine_watch import watch_engine
-from service.guard import GuardInterceptor
 from service.live import LiveRequests
 from service.metrics import ServiceMetrics
+from service.ports import StartError, access, add_port, grpc_options, serve_metrics
 from service.reloading import Reloading
 from service.servicer import InferenceServicer
 from service.supervisor import RestartPolicy, supervise
-from service.tenants import read_tenants
 from service.text_api import Text, load_text
-from service.tls import Identity, read_identity, server_credentials
+from service.tls import Identity
 from service.totals import LoadTotals
 from service.watch import watch
 
@@ -47,30 +46,7 @@ SERVICES = sluice_pb2.DESCRIPTOR.services_by_name
 INFERENCE, CONTROL = (SERVICES[name].full_name for name in ("Inference", "Control"))
 ENGINE_STOP_SECONDS = 5.0
 LAST_CALLS_SECONDS = 1.0  # for calls that are no requests, once the last request has ended
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 MAX_CALLS = 16384  # a far backstop; the engine's queue is the limit that is meant
-
-
-class StartError(Exception):
-    """The service cannot start as configured."""
-
-
-def grpc_options(config: ServiceConfig) -> list[tuple[str, int]]:
-    """Channel arguments: dead peers are noticed, eager pings tolerated, one server per port."""
-    return [
-        ("grpc.max_receive_message_length", config.max_message_bytes),
-        ("grpc.max_metadata_size", 8192),
-        ("grpc.absolute_max_metadata_size", 16384),
-        ("grpc.max_concurrent_streams", 1024),  # per connection
-        ("grpc.server_handshake_timeout_ms", 5000),
-        ("grpc.keepalive_time_ms", 20000),
-        ("grpc.keepalive_timeout_ms", 10000),
-        ("grpc.http2.ping_timeout_ms", 10000),  # its default of a minute would win otherwise
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_ping_interval_without_data_ms", 10000),
-        ("grpc.http2.max_ping_strikes", 0),
-        ("grpc.so_reuseport", 0),
-    ]
 
 
 class Server:
@@ -105,24 +81,21 @@ class Server:
         return self.client.model.name if self.client.model else self.config.engine.served_name
 
     async def start(self) -> None:
-        """Returns when requests can be served.
+        """Returns when requests can be served; probes are answered long before.
 
         Raises:
             EngineFailed: the engine ended before it was ready.
             StartError: the tokenizer, the tokens or TLS cannot be used, or an address is taken.
         """
-        interceptors, identity = _access(self.config)  # a mistake there shows before a long load
-        loading = asyncio.create_task(asyncio.to_thread(load_text, self.config.engine.model))
-        try:  # both at once: each may take seconds
-            self.metrics.model = await self.client.start()
-            text = await loading
-        except (OSError, ValueError) as error:
-            raise StartError(f"no tokenizer for {self.config.engine.model!r}: {error}") from error
-        finally:
-            loading.cancel()
-            await asyncio.gather(loading, return_exceptions=True)
-        self._start_metrics()
-        await self._start_grpc(text, interceptors, identity)
+        interceptors, identity = access(self.config)
+        self.client.spawn()
+        self._metrics_server = serve_metrics(self.config, self._registry)
+        if self._metrics_server is not None:
+            self.metrics_port = self._metrics_server.server_port
+        inference, control = await self._start_grpc(interceptors, identity)
+        log.info("%s:%d is open; it serves once the model is loaded", self.config.host, self.port)
+        inference.text = control.text = await self._load()
+        await self._set_health((CONTROL, INFERENCE, ""), serving=True)
         supervision = supervise(self.client, self._engine_changed, self._restarts)
         self._tasks.append(asyncio.create_task(watch(self.live, self.config)))
         self._tasks.append(asyncio.create_task(watch_engine(self.client, self.config)))
@@ -171,22 +144,10 @@ class Server:
             await self._grpc.stop(None)
         self.client.kill()
 
-    def _start_metrics(self) -> None:
-        if self.config.metrics_port is None:
-            return
-        host, port = self.config.metrics_host, self.config.metrics_port
-        try:
-            self._metrics_server, _ = start_http_server(port, host, self._registry)
-        except OSError as error:
-            raise StartError(
-                f"metrics cannot listen on {host}:{port} ({error.strerror}); choose another port, "
-                "0 for any free one, or none"
-            ) from error
-        self.metrics_port = self._metrics_server.server_port
-
     async def _start_grpc(
-        self, text: Text, interceptors: list[Any], identity: Reloading[Identity] | None
-    ) -> None:
+        self, interceptors: list[Any], identity: Reloading[Identity] | None
+    ) -> tuple[InferenceServicer, ControlServicer]:
+        """Opens the port; health says NOT_SERVING, and the servicers have no text yet."""
         server = grpc.aio.server(
             interceptors=[
                 CallCounter(self.metrics.count_call, SERVICES.values()),  # sees every end
@@ -195,7 +156,8 @@ class Server:
             options=grpc_options(self.config),
             maximum_concurrent_rpcs=MAX_CALLS,
         )
-        parts = (self.config, self.client, self.live, text, self.metrics)
+        self.port = add_port(server, self.config, identity)
+        parts = (self.config, self.client, self.live, self.metrics)
         self._inference = InferenceServicer(*parts)
         self._health = health.aio.HealthServicer()
         control = ControlServicer(*parts, self._totals)
@@ -208,20 +170,24 @@ class Server:
             add(servicer, server)
         names = (INFERENCE, CONTROL, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
-        try:
-            if identity is None:
-                self.port = server.add_insecure_port(self.config.listen)
-            else:
-                credentials = server_credentials(identity)
-                self.port = server.add_secure_port(self.config.listen, credentials)
-        except RuntimeError as error:
-            raise StartError(
-                f"cannot listen on {self.config.listen!r}; it must be host:port with a free port, "
-                "0 for any"
-            ) from error
-        await self._set_health((CONTROL, INFERENCE, ""), serving=True)
+        await self._set_health((CONTROL, INFERENCE, ""), serving=False)
         await server.start()
         self._grpc = server
+        return self._inference, control
+
+    async def _load(self) -> Text:
+        """Waits for the engine and its tokenizer at once: each may take seconds."""
+        engine = asyncio.create_task(self.client.ready())
+        text = asyncio.wrap_future(_load_text(self.config.engine.model))
+        try:
+            self.metrics.model, loaded = await asyncio.gather(engine, text)
+        except (OSError, ValueError) as error:
+            raise StartError(f"no tokenizer for {self.config.engine.model!r}: {error}") from error
+        finally:
+            engine.cancel()
+            text.cancel()
+            await asyncio.gather(engine, text, return_exceptions=True)
+        return loaded
 
     async def _engine_changed(self, up: bool) -> None:
         """Told by the supervisor; Control goes on answering without an engine."""
@@ -236,24 +202,17 @@ class Server:
             await self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
 
 
-def _access(config: ServiceConfig) -> tuple[list[Any], Reloading[Identity] | None]:
-    """The interceptors of every call, and what TLS shows (None: plain text). No grpc objects yet.
+def _load_text(model: str) -> Future[Text]:
+    """Loads in a thread that no end waits for: imports alone take seconds, a hub that does not
+    answer a minute."""
+    future: Future[Text] = Future()
+    future.set_running_or_notify_cancel()
 
-    Raises:
-        StartError: a file cannot be used.
-    """
-    interceptors: list[Any] = [GuardInterceptor()]
-    file = config.tokens_file
-    try:
-        if file is not None:
-            tenants = Reloading("tokens file", [file], lambda: read_tenants(file))
-            interceptors.insert(0, AuthInterceptor(tenants))
-            log.info("%d tenants", len(tenants.value))
-        identity = read_identity(config)
-    except (OSError, ValueError) as error:
-        raise StartError(f"cannot serve as asked: {error}") from error
-    if identity is None and config.host not in LOOPBACK:
-        log.warning("%s is served without TLS: whoever listens in reads it", config.host)
-    if file is None and config.host not in LOOPBACK:
-        log.warning("%s is served without tokens: whoever reaches it may call", config.host)
-    return interceptors, identity
+    def load() -> None:
+        try:
+            future.set_result(load_text(model))
+        except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+            future.set_exception(error)
+
+    threading.Thread(target=load, name="load-text", daemon=True).start()
+    return future

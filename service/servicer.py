@@ -15,7 +15,14 @@ from service.auth import caller
 from service.config import ServiceConfig
 from service.delivery import Delivery
 from service.engine_client import EngineClient
-from service.errors import Draining, EngineDown, InvalidRequest, ServiceError, Violation
+from service.errors import (
+    Draining,
+    EngineDown,
+    InvalidRequest,
+    ModelLoading,
+    ServiceError,
+    Violation,
+)
 from service.live import LiveRequests
 from service.metrics import ServiceMetrics
 from service.output import make_outputs
@@ -34,16 +41,15 @@ class InferenceServicer(sluice_pb2_grpc.InferenceServicer):
         config: ServiceConfig,
         client: EngineClient,
         live: LiveRequests,
-        text: Text,
         metrics: ServiceMetrics,
     ) -> None:
         self._config = config
         self._client = client
         self._live = live
-        self._text = text
         self._metrics = metrics
         self._log = RequestLog(prompts=config.log_prompts)
         self._tokenising = ThreadPoolExecutor(1, thread_name_prefix="tokenise")
+        self.text: Text | None = None  # set when it is loaded; requests are refused until then
         self.draining = False
 
     async def Generate(self, request: sluice_pb2.GenerateRequest, context: Any) -> None:
@@ -52,13 +58,13 @@ class InferenceServicer(sluice_pb2_grpc.InferenceServicer):
         arrival = time.monotonic()
         stream: RequestStream | None = None
         try:
-            model = self._check(request)
+            model, text = self._check(request)
             stream = self._open(request, context, arrival)
             self._live.add(stream)
-            prompt = await self._tokenise(request, model)
+            prompt = await self._tokenise(request, model, text)
             submit = make_submit(request, stream.key, prompt, stream.deadline, caller())
             stops = tuple(request.stopping.stop)
-            outputs = make_outputs(submit.n, prompt, stops, self._text)
+            outputs = make_outputs(submit.n, prompt, stops, text)
             delivery = Delivery(stream, outputs, self._client, context)
             async with self._client.quarantine.turn(submit, stream):
                 self._client.submit(stream, submit)
@@ -81,13 +87,15 @@ class InferenceServicer(sluice_pb2_grpc.InferenceServicer):
         """Ends the tokenising thread."""
         self._tokenising.shutdown(wait=False, cancel_futures=True)
 
-    def _check(self, request: sluice_pb2.GenerateRequest) -> ModelInfo:
+    def _check(self, request: sluice_pb2.GenerateRequest) -> tuple[ModelInfo, Text]:
         if self.draining:
             raise Draining
-        if self._client.model is None or not self._client.up:
+        if self._client.model is None or self.text is None:
+            raise ModelLoading
+        if not self._client.up:
             raise EngineDown
         check_request(request, self._client.model, self._config.max_prompt_characters)
-        return self._client.model
+        return self._client.model, self.text
 
     def _open(
         self, request: sluice_pb2.GenerateRequest, context: grpc.aio.ServicerContext, now: float
@@ -105,7 +113,9 @@ class InferenceServicer(sluice_pb2_grpc.InferenceServicer):
         stream.tenant = caller().name
         return stream
 
-    async def _tokenise(self, request: sluice_pb2.GenerateRequest, model: ModelInfo) -> list[int]:
+    async def _tokenise(
+        self, request: sluice_pb2.GenerateRequest, model: ModelInfo, text: Text
+    ) -> list[int]:
         """The prompt's ids, encoded in a thread of their own.
 
         Raises:
@@ -114,20 +124,21 @@ class InferenceServicer(sluice_pb2_grpc.InferenceServicer):
         field = str(request.WhichOneof("input"))
         if field == "token_ids":
             return list(request.token_ids.ids)
-        if field == "chat" and not self._text.has_chat_template:
+        if field == "chat" and not text.has_chat_template:
             raise InvalidRequest(
                 [Violation("chat", f"{model.name} has no chat template; send text or token_ids")]
             )
         loop = asyncio.get_running_loop()
         try:
-            prompt = await loop.run_in_executor(self._tokenising, self._encode, request)
+            prompt = await loop.run_in_executor(self._tokenising, _encode, request, text)
         except PromptError as error:
             raise InvalidRequest([Violation(field, str(error))]) from error
         check_prompt(field, prompt, model)
         return prompt
 
-    def _encode(self, request: sluice_pb2.GenerateRequest) -> list[int]:
-        if request.HasField("text"):
-            return self._text.encode(request.text)
-        messages = [{"role": m.role, "content": m.content} for m in request.chat.messages]
-        return self._text.encode_chat(messages)
+
+def _encode(request: sluice_pb2.GenerateRequest, text: Text) -> list[int]:
+    if request.HasField("text"):
+        return text.encode(request.text)
+    messages = [{"role": m.role, "content": m.content} for m in request.chat.messages]
+    return text.encode_chat(messages)

@@ -13,9 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from protos.sluice.v1 import sluice_pb2 as pb
-from service.config import ServiceConfig
 from service.errors import GARBAGE_TEXT, INTERNAL_TEXT
-from service.server import Server, StartError
 from tests.service.harness import Harness, config, fake_tokens, ids_request
 
 ROOT = Path(__file__).parents[2]
@@ -162,19 +160,3 @@ def test_a_health_watch_does_not_prolong_a_drain(launch) -> None:
         await asyncio.wait_for(drain, 30)
 
     harness.run(scenario())
-
-
-def test_a_port_that_is_taken_is_a_clear_error(fast: Harness) -> None:
-    async def scenario() -> None:
-        taken = ServiceConfig(listen=fast.address, metrics_port=None)
-        await refuses(taken, "cannot listen on")
-        taken = ServiceConfig(listen="127.0.0.1:0", metrics_port=fast.server.metrics_port)
-        await refuses(taken, "metrics cannot listen on")
-
-    async def refuses(taken: ServiceConfig, text: str) -> None:
-        server = Server(taken)
-        with pytest.raises(StartError, match=text):
-            await server.start()
-        await server.stop(None)
-
-    fast.run(scenario())

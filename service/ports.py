@@ -1,0 +1,100 @@
+"""The ports of the service: who may come in, what listens, and what is said where it cannot."""
+
+import logging
+from typing import Any
+
+import grpc
+from prometheus_client import CollectorRegistry, start_http_server
+
+from service.auth import AuthInterceptor
+from service.config import ServiceConfig
+from service.guard import GuardInterceptor
+from service.reloading import Reloading
+from service.tenants import read_tenants
+from service.tls import Identity, read_identity, server_credentials
+
+log = logging.getLogger(__name__)
+
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+
+
+class StartError(Exception):
+    """The service cannot start as configured."""
+
+
+def grpc_options(config: ServiceConfig) -> list[tuple[str, int]]:
+    """Channel arguments: dead peers are noticed, eager pings tolerated, one server per port."""
+    return [
+        ("grpc.max_receive_message_length", config.max_message_bytes),
+        ("grpc.max_metadata_size", 8192),
+        ("grpc.absolute_max_metadata_size", 16384),
+        ("grpc.max_concurrent_streams", 1024),  # per connection
+        ("grpc.server_handshake_timeout_ms", 5000),
+        ("grpc.keepalive_time_ms", 20000),
+        ("grpc.keepalive_timeout_ms", 10000),
+        ("grpc.http2.ping_timeout_ms", 10000),  # its default of a minute would win otherwise
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10000),
+        ("grpc.http2.max_ping_strikes", 0),
+        ("grpc.so_reuseport", 0),
+    ]
+
+
+def access(config: ServiceConfig) -> tuple[list[Any], Reloading[Identity] | None]:
+    """The interceptors of every call, and what TLS shows (None: plain text). No grpc objects yet.
+
+    Raises:
+        StartError: a file cannot be used.
+    """
+    interceptors: list[Any] = [GuardInterceptor()]
+    file = config.tokens_file
+    try:
+        if file is not None:
+            tenants = Reloading("tokens file", [file], lambda: read_tenants(file))
+            interceptors.insert(0, AuthInterceptor(tenants))
+            log.info("%d tenants", len(tenants.value))
+        identity = read_identity(config)
+    except (OSError, ValueError) as error:
+        raise StartError(f"cannot serve as asked: {error}") from error
+    if identity is None and config.host not in LOOPBACK:
+        log.warning("%s is served without TLS: whoever listens in reads it", config.host)
+    if file is None and config.host not in LOOPBACK:
+        log.warning("%s is served without tokens: whoever reaches it may call", config.host)
+    return interceptors, identity
+
+
+def add_port(
+    server: grpc.aio.Server, config: ServiceConfig, identity: Reloading[Identity] | None
+) -> int:
+    """The port that `server` will answer on; TLS if there is an identity to show.
+
+    Raises:
+        StartError: the address is taken, or none of this machine.
+    """
+    try:
+        if identity is None:
+            return int(server.add_insecure_port(config.listen))
+        return int(server.add_secure_port(config.listen, server_credentials(identity)))
+    except RuntimeError as error:
+        raise StartError(
+            f"cannot listen on {config.listen!r}; it must be host:port with a free port, 0 for any"
+        ) from error
+
+
+def serve_metrics(config: ServiceConfig, registry: CollectorRegistry) -> Any:
+    """The HTTP server of Prometheus' metrics, on a thread of its own; None if none is wanted.
+
+    Raises:
+        StartError: the address is taken, or none of this machine.
+    """
+    if config.metrics_port is None:
+        return None
+    host, port = config.metrics_host, config.metrics_port
+    try:
+        server, _ = start_http_server(port, host, registry)
+    except OSError as error:
+        raise StartError(
+            f"metrics cannot listen on {host}:{port} ({error.strerror}); choose another port, "
+            "0 for any free one, or none"
+        ) from error
+    return server
