@@ -34,6 +34,7 @@ TEXTS = {  # by option, in the order of --help
     "tls_cert": "Certificate of this server, PEM.",
     "tls_key": "Its key, PEM.",
     "tls_client_ca": "Clients must show what this CA signed.",
+    "otlp_endpoint": "Collector of traces, http://host:4317.",
     "device": "auto, cpu, cuda, cuda:1, ...",
     "dtype": "auto, float32, bfloat16 or float16.",
     "kv_dtype": "Of the KV cache: auto or fp8_e4m3.",

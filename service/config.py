@@ -1,5 +1,6 @@
 """Everything the front process is told at its start; the one place where its defaults live."""
 
+import re
 from dataclasses import dataclass, field
 
 from engine.config import FAKE_MODEL, BudgetLimits, EngineConfig, LogConfig, SchedulerConfig
@@ -12,6 +13,8 @@ __all__ = [
     "SchedulerConfig",
     "ServiceConfig",
 ]
+
+ENDPOINT = re.compile(r"https?://([^\s/:?#@\[\]]+|\[[0-9a-fA-F:]+\]):\d{1,5}/?")
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class ServiceConfig:
     tls_cert: str | None = None  # PEM files; None: plain text
     tls_key: str | None = None
     tls_client_ca: str | None = None  # signs the certificates that clients must then show
+    otlp_endpoint: str | None = None  # a collector of traces, http://host:port; None: no traces
     engine: EngineConfig = field(default_factory=EngineConfig)
 
     def __post_init__(self) -> None:
@@ -40,6 +44,11 @@ class ServiceConfig:
             raise ValueError(
                 f"engine_silence_seconds is {self.engine_silence_seconds}; want more than 0, and "
                 "more than the longest step takes"
+            )
+        if self.otlp_endpoint is not None and not ENDPOINT.fullmatch(self.otlp_endpoint):
+            raise ValueError(
+                f"otlp_endpoint is {self.otlp_endpoint!r}; want http://host:port, or https://, of "
+                "a collector's gRPC port (4317 by custom), and no path"
             )
 
     @property

@@ -40,7 +40,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 def host_findings(config: ServiceConfig) -> list[Finding]:
     """Python, packages, cores, limits and ports."""
-    return [_python(), *_packages(), _processors(), _open_files(), *_ports(config)]
+    return [_python(), *_packages(config), _processors(), _open_files(), *_ports(config)]
 
 
 def available_memory() -> int:
@@ -58,22 +58,26 @@ def _python() -> Finding:
     return Finding(Level.OK, "python", text)
 
 
-def _packages() -> list[Finding]:
+def _packages(config: ServiceConfig) -> list[Finding]:
     """The installed packages against what this version of sluice asks for."""
     try:
         wanted = importlib.metadata.requires("sluice") or []
     except importlib.metadata.PackageNotFoundError:
         remedy = "install it: pip install -c constraints.txt -e ."
         return [Finding(Level.WARN, "packages", "sluice itself is not installed", remedy)]
-    return package_findings(wanted, importlib.metadata.version)
+    extra = "otel" if config.otlp_endpoint else ""
+    return package_findings(wanted, importlib.metadata.version, extra)
 
 
-def package_findings(wanted: list[str], version: Callable[[str], str]) -> list[Finding]:
-    """One finding if all is as wanted, else one for each package that is not."""
+def package_findings(
+    wanted: list[str], version: Callable[[str], str], extra: str = ""
+) -> list[Finding]:
+    """One finding if all is as wanted, with what `extra` adds, else one for each that is not."""
     findings, count = [], 0
     for requirement in map(Requirement, wanted):
-        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+        if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
             continue
+        requirement.marker = None  # pip would heed it in the remedy
         count += 1
         remedy = f"pip install -c constraints.txt '{requirement}'"
         try:

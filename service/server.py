@@ -38,6 +38,7 @@ from service.supervisor import RestartPolicy, supervise
 from service.text_api import Text, load_text
 from service.tls import Identity
 from service.totals import LoadTotals
+from service.tracing import Traces
 from service.watch import watch
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ class Server:
         self._grpc: grpc.aio.Server | None = None
         self._health: Any = None
         self._inference: InferenceServicer | None = None
+        self._traces: Traces | None = None
         self._metrics_server: Any = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -85,7 +87,8 @@ class Server:
 
         Raises:
             EngineFailed: the engine ended before it was ready.
-            StartError: the tokenizer, the tokens or TLS cannot be used, or an address is taken.
+            StartError: the tokenizer, the tokens, TLS or the collector of traces cannot be used, or
+                an address is taken.
         """
         interceptors, identity = access(self.config)
         self.client.spawn()
@@ -123,7 +126,10 @@ class Server:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.client.stop(ENGINE_STOP_SECONDS)
+        endings = [self.client.stop(ENGINE_STOP_SECONDS)]
+        if self._traces is not None:
+            endings.append(self._traces.close())
+        await asyncio.gather(*endings)
         if self._inference is not None:
             self._inference.close()
         if self._metrics_server is not None:
@@ -157,8 +163,9 @@ class Server:
             maximum_concurrent_rpcs=MAX_CALLS,
         )
         self.port = add_port(server, self.config, identity)
+        self._traces = self._open_traces()
         parts = (self.config, self.client, self.live, self.metrics)
-        self._inference = InferenceServicer(*parts)
+        self._inference = InferenceServicer(*parts, self._traces)
         self._health = health.aio.HealthServicer()
         control = ControlServicer(*parts, self._totals)
         servicers: list[tuple[Any, Any]] = [
@@ -174,6 +181,20 @@ class Server:
         await server.start()
         self._grpc = server
         return self._inference, control
+
+    def _open_traces(self) -> Traces | None:
+        endpoint = self.config.otlp_endpoint
+        if endpoint is None:
+            return None
+        try:
+            return Traces(endpoint, self.config.host, self.port)
+        except ImportError as error:
+            raise StartError(
+                f"otlp_endpoint is {endpoint} and {error.name} is not installed; install it with "
+                "pip install -c constraints.txt -e '.[otel]', or leave the option out"
+            ) from error
+        except (ValueError, RuntimeError) as error:
+            raise StartError(f"cannot send traces to {endpoint}: {error}") from error
 
     async def _load(self) -> Text:
         """Waits for the engine and its tokenizer at once: each may take seconds."""

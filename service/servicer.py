@@ -11,6 +11,7 @@ import grpc
 
 from engine.messages import ModelInfo
 from protos.sluice.v1 import sluice_pb2, sluice_pb2_grpc
+from service.account import account_of
 from service.auth import caller
 from service.config import ServiceConfig
 from service.delivery import Delivery
@@ -30,6 +31,7 @@ from service.request_log import RequestLog
 from service.stream import RequestStream
 from service.submission import make_submit, outputs_of
 from service.text_api import PromptError, Text
+from service.tracing import Traces
 from service.validation import check_prompt, check_request
 
 
@@ -42,11 +44,13 @@ class InferenceServicer(sluice_pb2_grpc.InferenceServicer):
         client: EngineClient,
         live: LiveRequests,
         metrics: ServiceMetrics,
+        traces: Traces | None,
     ) -> None:
         self._config = config
         self._client = client
         self._live = live
         self._metrics = metrics
+        self._traces = traces
         self._log = RequestLog(prompts=config.log_prompts)
         self._tokenising = ThreadPoolExecutor(1, thread_name_prefix="tokenise")
         self.text: Text | None = None  # set when it is loaded; requests are refused until then
@@ -67,6 +71,7 @@ class InferenceServicer(sluice_pb2_grpc.InferenceServicer):
             outputs = make_outputs(submit.n, prompt, stops, text)
             delivery = Delivery(stream, outputs, self._client, context)
             async with self._client.quarantine.turn(submit, stream):
+                stream.submitted = time.monotonic()
                 self._client.submit(stream, submit)
                 await delivery.run(submit.sampling.seed, submit.resumed)
         except ServiceError as error:
@@ -79,13 +84,27 @@ class InferenceServicer(sluice_pb2_grpc.InferenceServicer):
                 self._live.remove(stream)
                 if stream.accepted is not None:
                     self._metrics.observe_request(time.monotonic() - arrival)
-            model_name = self._client.model.name if self._client.model else None
-            names = {"model": model_name, "tenant": caller().name or None}
-            self._log.ended(request, stream, arrival, sys.exception(), **names)
+            self._account(request, stream, arrival, context)
 
     def close(self) -> None:
         """Ends the tokenising thread."""
         self._tokenising.shutdown(wait=False, cancel_futures=True)
+
+    def _account(
+        self,
+        request: sluice_pb2.GenerateRequest,
+        stream: RequestStream | None,
+        arrival: float,
+        context: grpc.aio.ServicerContext,
+    ) -> None:
+        """Tells log and traces of a request that has just ended, with the error that is raised."""
+        model = self._client.model.name if self._client.model else None
+        tenant = caller().name or None
+        error = sys.exception()
+        account = account_of(request, stream, arrival, error, model=model, tenant=tenant)
+        self._log.ended(request, account)
+        if self._traces is not None:
+            self._traces.ended(request, account, context.invocation_metadata() or ())
 
     def _check(self, request: sluice_pb2.GenerateRequest) -> tuple[ModelInfo, Text]:
         if self.draining:

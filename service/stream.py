@@ -48,6 +48,7 @@ class RequestStream:
         self.likeness = b""  # see service/quarantine.py; empty until the engine has it
         self.arrival = arrival
         self.deadline = deadline
+        self.submitted: float | None = None  # when the engine was given it
         self.accepted: Accepted | None = None
         self.failure: ServiceError | None = None
         self.received = 0  # tokens, over all outputs

@@ -28,6 +28,7 @@ ONLY_IN = {  # library -> the packages, or single files, that may import it
     "tokenizers": {"engine", "tools", "service/text.py", "service/control_tokens.py"},
     "grpc": {"service", "clients", "protos"},
     "prometheus_client": {"service"},
+    "opentelemetry": {"service/tracing.py"},
     "matplotlib": {"clients"},
     "math_verify": {"clients/scoring/worker.py"},
     "datasets": {"clients/workloads/hub.py"},

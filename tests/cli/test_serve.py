@@ -18,6 +18,7 @@ VALUES = {
     "kernels": "numba",
     "log_level": "debug",
     "log_format": "json",
+    "otlp_endpoint": "http://elsewhere:4317",
 }
 
 

@@ -51,6 +51,9 @@ def test_packages_against_what_is_asked() -> None:
     assert (first.level, first.text) == (Level.WARN, "a is 1.0, tested with ==1.1")
     assert first.remedy == "pip install -c constraints.txt 'a==1.1'"
     assert (second.level, second.text) == (Level.FAIL, "gone is missing")
+    (missing,) = package_findings(wanted, version, "dev")
+    assert missing.text == "c is missing"
+    assert missing.remedy == "pip install -c constraints.txt 'c==1'"
 
 
 def test_few_open_files_are_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:

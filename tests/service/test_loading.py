@@ -201,7 +201,7 @@ def test_the_engine_is_spawned_before_any_grpc_object(
     runner: asyncio.Runner, gate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process that starts another by a fork would hand it grpc's threads and locks."""
-    server = Server(config(), target=engines.gated)
+    server = Server(config(otlp_endpoint="http://127.0.0.1:9"), target=engines.gated)
     made: list[int | None] = []
 
     def note(*_: Any, **__: Any) -> None:
@@ -209,6 +209,7 @@ def test_the_engine_is_spawned_before_any_grpc_object(
         raise StartError("noted")
 
     monkeypatch.setattr("grpc.aio.server", note)
+    monkeypatch.setattr("service.server.Traces", note)
 
     async def scenario() -> None:
         with pytest.raises(StartError, match="noted"):
