@@ -26,6 +26,7 @@ def run_engine(config: EngineConfig, connection: Connection) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     start_logs(config.logs)
     try:
         loop = EngineLoop(build_runner(config), config.scheduler, connection)

@@ -1,7 +1,7 @@
 """The ports of the service: who may come in, what listens, and what is said where it cannot."""
 
 import logging
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 from prometheus_client import CollectorRegistry, start_http_server
@@ -40,18 +40,28 @@ def grpc_options(config: ServiceConfig) -> list[tuple[str, int]]:
     ]
 
 
-def access(config: ServiceConfig) -> tuple[list[Any], Reloading[Identity] | None]:
-    """The interceptors of every call, and what TLS shows (None: plain text). No grpc objects yet.
+class Access(NamedTuple):
+    """Who may come in."""
+
+    interceptors: list[Any]  # of every call
+    identity: Reloading[Identity] | None  # what TLS shows; None: plain text
+    files: list[Reloading[Any]]  # that all this is read from
+
+
+def read_access(config: ServiceConfig) -> Access:
+    """What the configuration's files say. No grpc objects yet.
 
     Raises:
         StartError: a file cannot be used.
     """
     interceptors: list[Any] = [GuardInterceptor()]
+    files: list[Reloading[Any]] = []
     file = config.tokens_file
     try:
         if file is not None:
             tenants = Reloading("tokens file", [file], lambda: read_tenants(file))
             interceptors.insert(0, AuthInterceptor(tenants))
+            files.append(tenants)
             log.info("%d tenants", len(tenants.value))
         identity = read_identity(config)
     except (OSError, ValueError) as error:
@@ -60,7 +70,7 @@ def access(config: ServiceConfig) -> tuple[list[Any], Reloading[Identity] | None
         log.warning("%s is served without TLS: whoever listens in reads it", config.host)
     if file is None and config.host not in LOOPBACK:
         log.warning("%s is served without tokens: whoever reaches it may call", config.host)
-    return interceptors, identity
+    return Access(interceptors, identity, files if identity is None else [*files, identity])
 
 
 def add_port(

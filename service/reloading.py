@@ -28,21 +28,25 @@ class Reloading(Generic[Value]):
         self._files = files
         self._read = read
         self._lock = threading.Lock()
-        self._signature = self._look()
+        self._signature = self._state()
         self._value = read()
 
     @property
     def value(self) -> Value:
+        self.look()
+        return self._value
+
+    def look(self) -> None:
+        """Reads the files if they have changed, as every use of the value does."""
         with self._lock:
             try:
                 self._refresh()
             except (OSError, ValueError) as error:
                 log.error("%s not reloaded, the old one stays in force: %s", self._what, error)
-            return self._value
 
     def _refresh(self) -> None:
         try:
-            signature = self._look()
+            signature = self._state()
         except OSError:
             return  # between the removal of the old file and the coming of the new one
         if signature != self._signature:
@@ -50,6 +54,6 @@ class Reloading(Generic[Value]):
             self._value = self._read()
             log.info("%s reloaded", self._what)
 
-    def _look(self) -> Signature:
+    def _state(self) -> Signature:
         found = [os.stat(file) for file in self._files]
         return tuple((stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in found)

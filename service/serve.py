@@ -22,7 +22,8 @@ async def serve(config: ServiceConfig, on_ready: Callable[[Server], None]) -> in
     """Serves and returns the exit code: 0 after SIGTERM or SIGINT, 1 after a failure.
 
     `on_ready` is called once requests can be served. The first signal drains for
-    config.drain_seconds, the second ends what is left at once. Main thread only.
+    config.drain_seconds, the second ends what is left at once; SIGHUP looks at the files of
+    tokens and TLS, where there are any. Main thread only.
     """
     start_logs(config.engine.logs)
     loop = asyncio.get_running_loop()
@@ -30,6 +31,8 @@ async def serve(config: ServiceConfig, on_ready: Callable[[Server], None]) -> in
     for number in STOP_SIGNALS:
         loop.add_signal_handler(number, signalled.put_nowait, number)
     server = Server(config)
+    if config.tokens_file or config.tls_cert:  # else the end of a terminal is the end
+        loop.add_signal_handler(signal.SIGHUP, server.reload)
     grace: float | None = None
     code = 0
     try:

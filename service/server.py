@@ -31,12 +31,10 @@ from service.engine_link import EngineTarget
 from service.engine_watch import watch_engine
 from service.live import LiveRequests
 from service.metrics import ServiceMetrics
-from service.ports import StartError, access, add_port, grpc_options, serve_metrics
-from service.reloading import Reloading
+from service.ports import Access, StartError, add_port, grpc_options, read_access, serve_metrics
 from service.servicer import InferenceServicer
 from service.supervisor import RestartPolicy, supervise
 from service.text_api import Text, load_text
-from service.tls import Identity
 from service.totals import LoadTotals
 from service.tracing import Traces
 from service.watch import watch
@@ -71,6 +69,7 @@ class Server:
         self.live = LiveRequests(self.client)
         self.port = 0  # of gRPC, once started
         self.metrics_port: int | None = None
+        self._access: Access | None = None
         self._grpc: grpc.aio.Server | None = None
         self._health: Any = None
         self._inference: InferenceServicer | None = None
@@ -90,12 +89,12 @@ class Server:
             StartError: the tokenizer, the tokens, TLS or the collector of traces cannot be used, or
                 an address is taken.
         """
-        interceptors, identity = access(self.config)
+        self._access = read_access(self.config)
         self.client.spawn()
         self._metrics_server = serve_metrics(self.config, self._registry)
         if self._metrics_server is not None:
             self.metrics_port = self._metrics_server.server_port
-        inference, control = await self._start_grpc(interceptors, identity)
+        inference, control = await self._start_grpc(self._access)
         log.info("%s:%d is open; it serves once the model is loaded", self.config.host, self.port)
         inference.text = control.text = await self._load()
         await self._set_health((CONTROL, INFERENCE, ""), serving=True)
@@ -144,25 +143,29 @@ class Server:
         await server.stop(min(grace, LAST_CALLS_SECONDS) if grace else None)
         await stopping
 
+    def reload(self) -> None:
+        """Looks at the files of tokens and TLS now; calls and handshakes do so too."""
+        log.info("looking for changes in the files of tokens and TLS")
+        for file in self._access.files if self._access else []:
+            file.look()
+
     async def hurry(self) -> None:
         """Cuts a drain short that runs in another task."""
         if self._grpc is not None:
             await self._grpc.stop(None)
         self.client.kill()
 
-    async def _start_grpc(
-        self, interceptors: list[Any], identity: Reloading[Identity] | None
-    ) -> tuple[InferenceServicer, ControlServicer]:
+    async def _start_grpc(self, access: Access) -> tuple[InferenceServicer, ControlServicer]:
         """Opens the port; health says NOT_SERVING, and the servicers have no text yet."""
         server = grpc.aio.server(
             interceptors=[
                 CallCounter(self.metrics.count_call, SERVICES.values()),  # sees every end
-                *interceptors,
+                *access.interceptors,
             ],
             options=grpc_options(self.config),
             maximum_concurrent_rpcs=MAX_CALLS,
         )
-        self.port = add_port(server, self.config, identity)
+        self.port = add_port(server, self.config, access.identity)
         self._traces = self._open_traces()
         parts = (self.config, self.client, self.live, self.metrics)
         self._inference = InferenceServicer(*parts, self._traces)

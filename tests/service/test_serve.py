@@ -1,6 +1,7 @@
 """The real command in a process of its own: its line, its signals, what it loads, how it dies."""
 
 import contextlib
+import os
 import re
 import signal
 import subprocess
@@ -131,6 +132,25 @@ def test_a_drain_ends_and_a_second_signal_ends_it_at_once() -> None:
         assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
         assert process.wait(20) == 0
         assert all(gone(pid) for pid in engines)
+
+
+def test_sighup_reads_changed_files_and_ends_nothing(tmp_path: Path) -> None:
+    """To both processes, as a terminal that is closed sends it."""
+    tokens = tmp_path / "tokens.toml"
+    tokens.write_text('[alice]\ntokens = ["0123456789abcdef"]\n')
+    with served("--tokens-file", str(tokens)) as (process, address):
+        engines = children(process.pid)
+        tokens.write_text("[alice\n")
+        for pid in (*engines, process.pid):
+            os.kill(pid, signal.SIGHUP)
+        assert process.stderr is not None
+        assert any("tokens file not reloaded" in line for line in process.stderr)
+        with grpc.insecure_channel(address) as channel:
+            stub = sluice_pb2_grpc.InferenceStub(channel)
+            metadata = (("authorization", "Bearer 0123456789abcdef"),)
+            events = list(stub.Generate(ids_request([1, 2], 3), metadata=metadata))
+        assert events[-1].finished.usage.completion_tokens == 3
+        assert children(process.pid) == engines
 
 
 def test_when_the_front_is_killed_the_engine_ends() -> None:
