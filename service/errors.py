@@ -34,6 +34,7 @@ MAX_SHOWN = 80  # characters of a client's text that a message repeats
 
 INTERNAL_TEXT = "internal error {}; the server's log has its cause"
 GARBAGE_TEXT = "the message is not valid protobuf for this method; regenerate the client's stubs"
+METADATA_TEXT = "the metadata of this call is larger than the {} bytes allowed; send less"
 UNAUTHENTICATED_TEXT = "a valid bearer token is needed in the metadata 'authorization'"
 
 

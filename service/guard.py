@@ -1,7 +1,7 @@
 """The last line of defence around every method: garbage in, and errors nobody foresaw.
 
-Left to itself grpc.aio answers both with UNKNOWN and the repr() of a Python exception. Knows
-nothing of what the methods do.
+Left to itself grpc.aio answers both with UNKNOWN and the repr() of a Python exception, and takes
+metadata of any size up to 16 MiB. Knows nothing of what the methods do.
 """
 
 import functools
@@ -19,6 +19,8 @@ from service import errors
 log = logging.getLogger(__name__)
 
 GARBAGE = object()  # stands for a message that could not be parsed
+MAX_METADATA_BYTES = 16384  # of a call, counted as HTTP/2 does; callers' libraries are told
+FIELD_BYTES = 32  # that HTTP/2 counts for each field beside its name and value
 
 
 class GuardInterceptor(grpc.aio.ServerInterceptor):
@@ -30,6 +32,8 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
     ) -> Any:
+        if _size(handler_call_details.invocation_metadata or ()) > MAX_METADATA_BYTES:
+            return TOO_LARGE
         method = handler_call_details.method
         if method not in self._guarded:
             handler = await continuation(handler_call_details)
@@ -37,6 +41,19 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
                 return None  # UNIMPLEMENTED; not kept, or unknown names would fill the memory
             self._guarded[method] = guard(handler)
         return self._guarded[method]
+
+
+def _size(metadata: Any) -> int:
+    return sum(len(name) + len(value) + FIELD_BYTES for name, value in metadata)
+
+
+async def _refuse(requests: Any, context: Any) -> None:
+    text = errors.METADATA_TEXT.format(MAX_METADATA_BYTES)
+    await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, text)
+
+
+# Of the kind that reads no message, which suits callers of every kind: what they get is a status.
+TOO_LARGE = grpc.stream_stream_rpc_method_handler(_refuse)
 
 
 def guard(handler: Any) -> Any:

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 from service.auth import AuthInterceptor
 from service.config import ServiceConfig
-from service.guard import GuardInterceptor
+from service.guard import MAX_METADATA_BYTES, GuardInterceptor
 from service.reloading import Reloading
 from service.tenants import read_tenants
 from service.tls import Identity, read_identity, server_credentials
@@ -16,6 +16,11 @@ from service.tls import Identity, read_identity, server_credentials
 log = logging.getLogger(__name__)
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+MAX_CALLS = 16384  # a far backstop; the engine's queue is the limit that is meant
+STREAMS_PER_CONNECTION = 1024  # the caller's library keeps back what is more
+HANDSHAKE_MS = 5000  # a connection that has not said by then that it speaks HTTP/2 is closed
+KEEPALIVE_MS = 20000  # a peer that is silent for so long is pinged,
+PING_TIMEOUT_MS = 10000  # and given up if it does not answer within this
 
 
 class StartError(Exception):
@@ -26,13 +31,18 @@ def grpc_options(config: ServiceConfig) -> list[tuple[str, int]]:
     """Channel arguments: dead peers are noticed, eager pings tolerated, one server per port."""
     return [
         ("grpc.max_receive_message_length", config.max_message_bytes),
-        ("grpc.max_metadata_size", 8192),
-        ("grpc.absolute_max_metadata_size", 16384),
-        ("grpc.max_concurrent_streams", 1024),  # per connection
-        ("grpc.server_handshake_timeout_ms", 5000),
-        ("grpc.keepalive_time_ms", 20000),
-        ("grpc.keepalive_timeout_ms", 10000),
-        ("grpc.http2.ping_timeout_ms", 10000),  # its default of a minute would win otherwise
+        ("grpc.max_metadata_size", MAX_METADATA_BYTES),  # what callers are told; above it gRPC
+        ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),  # refuses one in a thousand
+        ("grpc.max_concurrent_streams", STREAMS_PER_CONNECTION),
+        # Left to itself gRPC refuses most of a burst: as UNAVAILABLE while it still tidies up after
+        # earlier streams of the connection, and at random as CANCELLED from 1,000 waiting calls on.
+        ("grpc.http2.max_deallocating_streams", MAX_CALLS),
+        ("grpc.server.max_pending_requests", MAX_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", MAX_CALLS),
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
+        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", PING_TIMEOUT_MS),
+        ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_MS),  # its minute would win otherwise
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 10000),
         ("grpc.http2.max_ping_strikes", 0),

@@ -31,7 +31,15 @@ from service.engine_link import EngineTarget
 from service.engine_watch import watch_engine
 from service.live import LiveRequests
 from service.metrics import ServiceMetrics
-from service.ports import Access, StartError, add_port, grpc_options, read_access, serve_metrics
+from service.ports import (
+    MAX_CALLS,
+    Access,
+    StartError,
+    add_port,
+    grpc_options,
+    read_access,
+    serve_metrics,
+)
 from service.servicer import InferenceServicer
 from service.supervisor import RestartPolicy, supervise
 from service.text_api import Text, load_text
@@ -45,7 +53,6 @@ SERVICES = sluice_pb2.DESCRIPTOR.services_by_name
 INFERENCE, CONTROL = (SERVICES[name].full_name for name in ("Inference", "Control"))
 ENGINE_STOP_SECONDS = 5.0
 LAST_CALLS_SECONDS = 1.0  # for calls that are no requests, once the last request has ended
-MAX_CALLS = 16384  # a far backstop; the engine's queue is the limit that is meant
 
 
 class Server:

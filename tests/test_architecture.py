@@ -35,6 +35,11 @@ ONLY_IN = {  # library -> the packages, or single files, that may import it
     "lm_eval": {"clients"},
 }
 STANDARD_LIBRARY_ONLY = {"scheduler"}
+SERVING = {"service", "scheduler", "engine", "kernels"}
+WALL_CLOCKS = {  # they jump; durations and deadlines are measured on time.monotonic
+    *("time.time", "time.time_ns", "time.localtime", "time.ctime", "time.asctime"),
+    *("datetime.now", "datetime.utcnow", "datetime.today", "date.today", "time.clock_gettime"),
+}
 FILE_LINES, FUNCTION_LINES, TRITON_LINES = 300, 50, 120
 FILES = sorted(
     path for name in RULES for path in (ROOT / name).rglob("*.py") if "_pb2" not in path.name
@@ -71,6 +76,19 @@ def _violations(name: str, source: str) -> list[str]:
     return found
 
 
+def _wall_clocks(source: str) -> list[str]:
+    """Where a source asks what time of day it is."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute):
+            name = ".".join(ast.unparse(node).split(".")[-2:])
+            found += [f"line {node.lineno}: {name}"] if name in WALL_CLOCKS else []
+        elif isinstance(node, ast.ImportFrom) and node.module in ("time", "datetime"):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found += [f"line {node.lineno}: {name}" for name in names if name in WALL_CLOCKS]
+    return found
+
+
 @pytest.mark.parametrize("path", FILES, ids=_name)
 def test_imports_follow_the_house(path: Path) -> None:
     assert not _violations(_name(path), path.read_text())
@@ -85,6 +103,25 @@ def test_files_and_functions_stay_short(path: Path) -> None:
             limit = TRITON_LINES if path.name == "kernel.py" else FUNCTION_LINES
             lines = (node.end_lineno or 0) - node.lineno + 1
             assert lines <= limit, f"{node.name} has {lines} lines"
+
+
+def test_what_serves_never_asks_the_time_of_day() -> None:
+    files = [path for path in FILES if path.relative_to(ROOT).parts[0] in SERVING]
+    assert len(files) > 50
+    assert not {_name(path): found for path in files if (found := _wall_clocks(path.read_text()))}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import time\nx = time.time()",
+        "from time import time",
+        "import datetime\ndatetime.datetime.now()",
+    ],
+)
+def test_the_time_of_day_is_found(source: str) -> None:
+    assert _wall_clocks(source)
+    assert not _wall_clocks("import time\nx = time.monotonic() + time.perf_counter()")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""ModelRunner: what it says of itself, what it refuses, and what a broken row does."""
+"""ModelRunner: what it says of itself, and what it refuses."""
 
 import dataclasses
 from pathlib import Path
@@ -80,26 +80,6 @@ def test_pickled_weights_are_not_loaded(tmp_path: Path) -> None:
 def test_a_model_whose_attention_is_not_ours_is_refused() -> None:
     with pytest.raises(ValueError, match="AttentionInterface"):
         make_runner("llama", model=tiny_model("llama", "eager"))
-
-
-def test_a_row_of_nan_ends_its_request_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    requests = [Request(key, (5 + key, 9), 8, sampling=Sampling(0.0)) for key in range(3)]
-    alone = run(make_runner("llama"), requests)
-    runner = make_runner("llama")
-    logits_of = runner._forward.logits_of
-
-    def poisoned(ids: torch.Tensor, positions: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
-        logits = logits_of(ids, positions, drawn)
-        for row, position in enumerate(positions[drawn].tolist()):
-            if row == 1 and position == 4:
-                logits[row] = torch.nan
-        return logits
-
-    monkeypatch.setattr(runner._forward, "logits_of", poisoned)
-    outcomes = run(runner, requests)
-    assert outcomes[1, 0].reason == FinishReason.ERROR
-    for key in (0, 2):
-        assert outcomes[key, 0].tokens == alone[key, 0].tokens
 
 
 def test_logprobs_come_with_the_rows_that_asked() -> None:

@@ -188,12 +188,28 @@ def test_one_token_may_be_all_that_is_possible() -> None:
 
 
 @pytest.mark.parametrize(
-    "extreme", [{"temperature": 0.01}, {"temperature": 100.0}, {"top_p": 1e-9}]
+    "extreme",
+    [
+        *({"temperature": value} for value in (0.0, 0.01, 100.0)),
+        *({"top_p": value} for value in (1e-45, 1e-9, 1.0)),
+        *({"top_k": value} for value in (0, 1, 2**31 - 1, 2**31, 2**32 - 1)),
+        *({"min_p": value} for value in (1e-45, 1.0)),
+        *({"seed": value} for value in (0, 2**63, 2**64 - 1)),
+    ],
 )
 def test_extreme_settings_still_draw(extreme: dict[str, float]) -> None:
     sampling = replace(Sampling(temperature=1.0), **extreme)
     (token,) = _sample(_logits(1) * 50, [sampling])
     assert 0 <= token < VOCABULARY
+
+
+@pytest.mark.parametrize("penalty", [0.1, 10.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_extreme_penalties_leave_logits_finite(penalty: float, dtype: torch.dtype) -> None:
+    seen, logits = SeenTokens(1, VOCABULARY, CPU), (_logits(1) * 1e4).to(dtype)
+    seen.begin(0, list(range(VOCABULARY)))
+    penalised = seen.penalised(logits, torch.tensor([0]), torch.tensor([penalty]))
+    assert penalised.isfinite().all()
 
 
 def test_the_last_token_of_a_row_is_its_next_input() -> None:

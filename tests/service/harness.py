@@ -108,29 +108,27 @@ class Answer:
 
 
 @dataclass
-class Harness:
-    """A server, a channel to it and a way to run coroutines on their loop."""
+class Caller:
+    """Stubs of a service, and what tests ask of it."""
 
-    runner: asyncio.Runner
-    server: Server
     channel: grpc.aio.Channel
 
     def __post_init__(self) -> None:
         self.inference = sluice_pb2_grpc.InferenceStub(self.channel)
         self.control = sluice_pb2_grpc.ControlStub(self.channel)
 
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.server.port}"
-
-    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
-        return self.runner.run(work)
-
     async def answer(self, request: pb.GenerateRequest, **call: Any) -> Answer:
         answer = Answer()
         async for event in self.inference.Generate(request, **call):
             answer.add(event)
         return answer
+
+    async def begin(self, request: pb.GenerateRequest, **call: Any) -> Any:
+        """A call that has its first tokens."""
+        stream = self.inference.Generate(request, **call)
+        while (await stream.read()).WhichOneof("event") != "tokens":
+            pass
+        return stream
 
     async def refusal(self, request: pb.GenerateRequest, **call: Any) -> grpc.aio.AioRpcError:
         """The error that the call ends with."""
@@ -145,16 +143,30 @@ class Harness:
 
     async def is_idle(self) -> bool:
         """Nothing runs, nothing waits and every block is free or only cached."""
-        load = await self.load()
+        load, model = await self.load(), await self.control.GetModelInfo(pb.GetModelInfoRequest())
         held = load.running, load.waiting, load.blocks_used, load.blocks_promised
-        total = self.server.client.model.total_blocks
-        return not any(held) and load.blocks_free + load.blocks_cached == total
+        return not any(held) and load.blocks_free + load.blocks_cached == model.total_blocks
+
+
+@dataclass
+class Harness(Caller):
+    """A server, a channel to it and a way to run coroutines on their loop."""
+
+    runner: asyncio.Runner
+    server: Server
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.server.port}"
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return self.runner.run(work)
 
 
 async def start(runner: asyncio.Runner, service: ServiceConfig, **server: Any) -> Harness:
     started = Server(service, **server)
     await started.start()
-    return Harness(runner, started, grpc.aio.insecure_channel(f"127.0.0.1:{started.port}"))
+    return Harness(grpc.aio.insecure_channel(f"127.0.0.1:{started.port}"), runner, started)
 
 
 async def stop(harness: Harness) -> None:

@@ -46,8 +46,8 @@ def ids(*ids: int) -> Change:
 
 NAN, INF = math.nan, math.inf
 REFUSED = [
-    *[("sampling.temperature", sampling(temperature=v)) for v in (-1, 1e-45, 0.0099, 100.1)],
-    *[("sampling.top_p", sampling(top_p=v)) for v in (0, -0.5, 1.0001)],
+    *[("sampling.temperature", sampling(temperature=v)) for v in (-1, 1e-45, 1e-4, 0.0099, 100.1)],
+    *[("sampling.top_p", sampling(top_p=v)) for v in (0, -0.5, 1 + 2**-23)],
     *[("sampling.min_p", sampling(min_p=v)) for v in (-0.001, 1.001)],
     *[("sampling.repetition_penalty", sampling(repetition_penalty=v)) for v in (0, 0.099, 10.1)],
     *[
