@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: demo test chaos test-compile check fmt proto serve-fake test-gpu clean
+.PHONY: demo test chaos soak test-compile check fmt proto serve-fake test-gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/sluice demo
@@ -11,10 +11,15 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-# The faults of `make test`, thirty times as many: about five minutes. Another SLUICE_CHAOS_SEED tries others.
+# The faults of `make test`, thirty times as many: about ten minutes. Another SLUICE_CHAOS_SEED tries others.
 chaos: $(VENV)/.installed
 	SLUICE_CHAOS=30 $(BIN)/python -m pytest -q tests/service/test_mutations.py tests/service/test_abuse.py \
-	  tests/service/test_overload.py
+	  tests/service/test_overload.py tests/service/test_hang_ups.py tests/service/test_connections.py \
+	  tests/end_to_end/test_broken_connections.py
+
+# Mixed traffic for an hour, and how much memory, files and threads it took.
+soak: $(VENV)/.installed
+	SLUICE_SOAK_SECONDS=$${SLUICE_SOAK_SECONDS:-3600} $(BIN)/python -m pytest -q -s tests/soak
 
 # `make test` compiles every kernel for the shapes of the published models; this, for all shapes: three minutes.
 test-compile: $(VENV)/.installed

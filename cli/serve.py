@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import logging
 import os
 import sys
 from pathlib import Path
@@ -13,9 +14,12 @@ from cli.failures import USAGE, fail, one_line_errors
 from cli.options import option
 from cli.serve_options import FIELDS, takes_options
 from cli.serve_settings import Setting, as_toml, settle
+from cli.standard_streams import expendable_streams
 from service.config import BudgetLimits, EngineConfig, LogConfig, SchedulerConfig, ServiceConfig
 from service.serve import serve as run_service
 from service.server import Server
+
+log = logging.getLogger(__name__)
 
 ConfigFile = Annotated[Path | None, option("TOML file with the options below as keys.")]
 PrintConfig = Annotated[
@@ -34,7 +38,9 @@ def serve(config: ConfigFile = None, print_config: PrintConfig = False, **given:
     if print_config:
         print(as_toml(settings))
         return
-    sys.exit(asyncio.run(run_service(configured(settings), _announce)))
+    with expendable_streams():
+        code = asyncio.run(run_service(configured(settings), _announce))
+    sys.exit(code)
 
 
 def settings_of(given: dict[str, Any], file: Path | None) -> list[Setting]:
@@ -78,4 +84,7 @@ def _announce(server: Server) -> None:
     line = f"sluice: serving {server.model_name} on {config.host}:{server.port}"
     if server.metrics_port is not None:
         line += f", metrics on http://{config.metrics_host}:{server.metrics_port}/metrics"
-    print(line, flush=True)
+    try:
+        print(line, flush=True)
+    except OSError as error:  # whoever started it is gone, or the disk is full: it serves anyway
+        log.warning("standard output takes nothing (%s): %s", error.strerror, line)
