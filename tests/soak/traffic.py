@@ -14,7 +14,7 @@ from tests.service.test_abuse import greeting
 
 PROMPT_TOKENS, MOST_TOKENS = 60, 200
 PATIENCE = 60.0  # seconds for one answer
-BUDGET = 96
+BUDGET, FLOOR = 112, 96  # KV tokens
 
 
 class Traffic(Caller):
@@ -49,7 +49,7 @@ class Traffic(Caller):
         policy = self._rng.choice(["r_kv", "window", "paged_eviction"])
         budget = pb.KvBudget(max_tokens=BUDGET, policy=policy, recent_tokens=16)
         if self._rng.random() < 0.3:
-            budget.min_tokens = BUDGET - 8
+            budget.min_tokens = FLOOR
         answer = await self.answer(ids_request(prompt, count, kv_budget=budget), timeout=PATIENCE)
         assert answer.ids == {0: fake_tokens(prompt, count)}
         assert answer.finished[0].usage.kv_tokens_peak <= BUDGET
