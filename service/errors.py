@@ -7,8 +7,8 @@ ServiceError
 ├── PolicyUnavailable  FAILED_PRECONDITION
 ├── QueueFull          RESOURCE_EXHAUSTED  RetryInfo
 ├── QuotaExceeded      RESOURCE_EXHAUSTED  QuotaFailure, RetryInfo where waiting helps
+├── ModelLoading       UNAVAILABLE         RetryInfo
 ├── EngineDown         UNAVAILABLE         RetryInfo
-│   └── ModelLoading
 ├── Draining           UNAVAILABLE
 ├── DeadlinePassed     DEADLINE_EXCEEDED
 ├── Aborted            ABORTED
@@ -119,6 +119,16 @@ class QuotaExceeded(ServiceError):
         self.retry_seconds = retry_seconds
 
 
+class ModelLoading(ServiceError):
+    """The server has just been started and its model is not there yet."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+    retry_seconds = 1.0
+
+    def __init__(self) -> None:
+        super().__init__("the model is loading; retry")
+
+
 class EngineDown(ServiceError):
     """There is no engine at the moment, or it failed while it had the request."""
 
@@ -129,13 +139,6 @@ class EngineDown(ServiceError):
     ) -> None:
         super().__init__(message)
         self.retry_seconds = retry_seconds
-
-
-class ModelLoading(EngineDown):
-    """The server has just been started and its model is not there yet."""
-
-    def __init__(self) -> None:
-        super().__init__("the model is loading; retry")
 
 
 class Draining(ServiceError):

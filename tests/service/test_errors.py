@@ -17,6 +17,7 @@ TABLE = [
     (errors.PolicyUnavailable("make its file"), "FAILED_PRECONDITION"),
     (errors.QueueFull("4 wait", 2.5), "RESOURCE_EXHAUSTED"),
     (errors.QuotaExceeded("max_waiting", "4 wait", None), "RESOURCE_EXHAUSTED"),
+    (errors.ModelLoading(), "UNAVAILABLE"),
     (errors.EngineDown(), "UNAVAILABLE"),
     (errors.Draining(), "UNAVAILABLE"),
     (errors.DeadlinePassed(60), "DEADLINE_EXCEEDED"),
