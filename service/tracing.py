@@ -66,8 +66,8 @@ class Traces:
         name = os.environ.get("OTEL_SERVICE_NAME", "sluice")
         resource = Resource.create({SERVICE_NAME: name, SERVICE_VERSION: version})
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-        self._collector = Collector(endpoint)
-        self._provider.add_span_processor(BatchSpanProcessor(cast(Any, self._collector)))
+        self._exporter = Exporter(endpoint)
+        self._provider.add_span_processor(BatchSpanProcessor(cast(Any, self._exporter)))
         self._tracer = self._provider.get_tracer("sluice", version)
         self._fixed: dict[str, Any] = {
             "gen_ai.provider.name": "sluice",
@@ -105,7 +105,7 @@ class Traces:
         closing = asyncio.create_task(asyncio.to_thread(self._provider.shutdown))
         done, _ = await asyncio.wait([closing], timeout=CLOSE_SECONDS)
         if not done:
-            self._collector.shutdown()  # ends the attempt that the thread waits for
+            self._exporter.shutdown()  # ends the attempt that the thread waits for
         await closing
 
     def _add_phases(self, span: Any, account: Account, start: int, end: int) -> None:
@@ -119,7 +119,7 @@ class Traces:
                 child.end(start)
 
 
-class Collector:
+class Exporter:
     """An exporter of spans that tells the log when its collector stops answering, and when it is
     back, once each; the SDK's own would tell of every attempt."""
 
