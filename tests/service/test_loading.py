@@ -47,7 +47,7 @@ async def loading(runner: asyncio.Runner, service: ServiceConfig) -> AsyncIterat
     try:
         address = f"127.0.0.1:{await eventually(port)}"
         async with grpc.aio.insecure_channel(address) as channel:
-            yield Harness(runner, server, channel), starting
+            yield Harness(channel, runner, server), starting
     finally:
         starting.cancel()
         await asyncio.gather(starting, return_exceptions=True)
