@@ -1,5 +1,6 @@
 """Which implementation runs, and that none is replaced silently."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +87,26 @@ def test_importing_the_operations_imports_neither_triton_nor_numba() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "set()"
+
+
+def late(source: str) -> list[str]:
+    """Functions that numba compiles at their first call, among those that it keeps on disk: the
+    others are parts of these."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef):
+            calls = [each for each in node.decorator_list if isinstance(each, ast.Call)]
+            kept = [c for c in calls if any(word.arg == "cache" for word in c.keywords)]
+            found += [node.name for call in kept if not call.args]
+    return found
+
+
+def test_numba_compiles_when_a_kernel_is_loaded_and_not_in_a_request() -> None:
+    """Each names its types; the engine loads all of them before it is ready."""
+    sources = {path.parent.name: path.read_text() for path in ROOT.glob("kernels/*/cpu.py")}
+    assert sum("cache=True" in source for source in sources.values()) > 10
+    assert not {name: found for name, source in sources.items() if (found := late(source))}
+    assert late("@njit(cache=True, nogil=True)\ndef lazy(x): ...") == ["lazy"]
 
 
 @pytest.mark.skipif(GPU, reason="the interpreter is on only where there is no GPU")
