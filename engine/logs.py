@@ -5,7 +5,11 @@ and answers are never among them, unless an operator asks for prompts (service/r
 """
 
 import logging
+import os
+import queue
+import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -13,6 +17,10 @@ import msgspec
 from engine.config import LogConfig
 
 PRETTY = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+STANDARD_ERROR = 2
+MOST_WAITING = 16 * 2**20  # bytes that wait to be written; lines beyond are lost
+LAST_LINES_SECONDS = 1.0  # for what still waits when the process ends
+LOST = "%d lines of the log were lost: nobody read it, or nothing took it, fast enough"
 
 
 def fields(**values: Any) -> dict[str, Any]:
@@ -23,7 +31,7 @@ def fields(**values: Any) -> dict[str, Any]:
 def start_logs(config: LogConfig) -> None:
     """Sends every record of this process to standard error; without effect where somebody has set
     up logging before, as tests do."""
-    handler = logging.StreamHandler()
+    handler = BackgroundHandler()
     handler.setFormatter(JsonFormatter() if config.log_format == "json" else PrettyFormatter())
     logging.basicConfig(level=config.log_level.upper(), handlers=[handler])
     logging.captureWarnings(True)
@@ -35,6 +43,58 @@ def take_over(*libraries: str) -> None:
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
+
+
+class BackgroundHandler(logging.Handler):
+    """Writes lines to standard error on a thread of its own.
+
+    A pipe that nobody reads blocks whoever writes to it; that must not be the event loop or the
+    engine's only thread. Lines that cannot be written, or wait behind too many, are lost.
+    """
+
+    def __init__(self, number: int = STANDARD_ERROR) -> None:
+        """`number` of the file that is written to."""
+        super().__init__()
+        self._number = number
+        self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._counting = threading.Lock()
+        self._waiting = 0  # bytes
+        self._lost = 0  # lines, since the last that was written
+        self._thread = threading.Thread(target=self._write, name="log-writer", daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = f"{self.format(record)}\n".encode(errors="backslashreplace")
+        with self._counting:
+            full = self._waiting + len(line) > MOST_WAITING
+            if full:
+                self._lost += 1
+            else:
+                self._waiting += len(line)
+        if not full:
+            self._lines.put(line)
+
+    def close(self) -> None:
+        """Waits for what is on its way, but not long."""
+        self._lines.put(None)
+        self._thread.join(LAST_LINES_SECONDS)
+        super().close()
+
+    def _write(self) -> None:
+        while (line := self._lines.get()) is not None:
+            self._put(line)
+            with self._counting:
+                self._waiting -= len(line)
+                lost, self._lost = self._lost, 0
+            if lost:
+                text = LOST % lost
+                record = logging.LogRecord(__name__, logging.WARNING, "", 0, text, None, None)
+                self._put(f"{self.format(record)}\n".encode())
+
+    def _put(self, line: bytes) -> None:
+        with suppress(OSError):  # a full disk, a reader that is gone
+            while line:
+                line = line[os.write(self._number, line) :]
 
 
 class PrettyFormatter(logging.Formatter):

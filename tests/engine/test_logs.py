@@ -2,15 +2,17 @@
 
 import json
 import logging
+import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engine.config import LogConfig
-from engine.logs import JsonFormatter, PrettyFormatter, fields
+from engine.logs import BackgroundHandler, JsonFormatter, PrettyFormatter, fields
 
 ROOT = Path(__file__).parents[2]
 
@@ -86,3 +88,39 @@ warnings.warn("and this")
     first, second = map(json.loads, result.stderr.splitlines())
     assert (first["logger"], first["message"]) == ("a", "this")
     assert "and this" in second["message"]
+
+
+def test_a_reader_that_stalls_holds_up_nobody_and_learns_what_it_missed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("engine.logs.MOST_WAITING", 200_000)
+    monkeypatch.setattr("engine.logs.LAST_LINES_SECONDS", 60)
+    read, write = os.pipe()
+    handler = BackgroundHandler(write)
+    for number in range(3000):  # 300 kB; the pipe takes 64
+        handler.emit(record("%04d%s", number, "x" * 96))
+    chunks = []
+    reader = threading.Thread(
+        target=lambda: chunks.extend(iter(lambda: os.read(read, 1 << 16), b""))
+    )
+    reader.start()
+    handler.close()
+    os.close(write)
+    reader.join()
+    os.close(read)
+    lines = b"".join(chunks).decode().splitlines()
+    told = [line for line in lines if "were lost" in line]
+    numbers = [int(line[:4]) for line in lines if line not in told]
+    assert numbers == sorted(numbers)
+    assert 1900 < len(numbers) < 3000
+    assert sum(int(line.split()[0]) for line in told) == 3000 - len(numbers)
+
+
+def test_lines_that_nothing_takes_are_lost() -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    handler = BackgroundHandler(full)
+    for number in range(100):
+        handler.emit(record("%d", number))
+    handler.close()
+    os.close(full)
+    assert not handler._thread.is_alive()

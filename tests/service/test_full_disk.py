@@ -85,6 +85,22 @@ def test_nobody_reads_the_lines() -> None:
         os.close(write)
 
 
+def test_a_reader_of_the_lines_stalls() -> None:
+    """A pipe that is full blocks whoever writes to it."""
+    read, write = os.pipe()
+    try:
+        with silent(stdout=subprocess.DEVNULL, stderr=write) as started:
+            os.set_blocking(write, False)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    os.write(write, b"x" * 4096)
+            os.set_blocking(write, True)
+            serves_and_ends(*started)
+    finally:
+        os.close(read)
+        os.close(write)
+
+
 def test_standard_streams_are_closed() -> None:
     def close() -> None:
         for number in (0, 1, 2):
