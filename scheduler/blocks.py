@@ -78,6 +78,14 @@ class BlockPool:
             self._block_of[key] = block
             self._key_of[block] = key
 
+    def withdraw(self, block: int) -> None:
+        """Lets nobody find a block any more; those who hold it keep it."""
+        if (key := self._key_of.pop(block, None)) is not None:
+            del self._block_of[key]
+            if block in self._idle:
+                del self._idle[block]
+                self._free.append(block)
+
     def check(self, references: dict[int, int]) -> None:
         """Asserts that free, idle and held partition the pool and that counts are `references`."""
         free, idle = set(self._free), set(self._idle)

@@ -152,6 +152,11 @@ class KvLedger:
             self.pool.publish(keys[i], sequence.blocks[i])
         sequence.published = max(sequence.published, full)
 
+    def withdraw(self, sequence: Sequence) -> None:
+        """Lets nobody find what a running sequence holds; others compute the prompt anew."""
+        for block in sequence.blocks:
+            self.pool.withdraw(block)
+
     def forget(self, request: Request) -> None:
         """Drops what is remembered of a request that ended; its published blocks stay."""
         self._keys.pop(request.key, None)

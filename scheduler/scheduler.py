@@ -162,6 +162,7 @@ class Scheduler:
             if sequence.ended:
                 continue  # while the step ran
             if token is None:
+                self.kv.withdraw(sequence)  # entries that are not finite would spoil every sharer
                 self.cancel(sequence.request.key, FinishReason.ERROR)
                 continue
             self._append(sequence, token, now)

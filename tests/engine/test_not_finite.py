@@ -20,7 +20,7 @@ from scheduler.scheduler import Scheduler
 
 MODEL = Path(__file__).parents[2] / "models" / "pocket-llama"
 SICK, AFTER, LONGEST = 2, 20, 60  # a request's key, its tokens before it is spoilt, most of any
-SETTINGS = SchedulerConfig(max_running=8, max_batch_tokens=64)
+SETTINGS = SchedulerConfig(block_size=4, max_running=8, max_batch_tokens=64)
 KINDS = {"nan": math.nan, "inf": math.inf, "all -inf": -math.inf}
 Answers = dict[int, tuple[FinishReason, list[int]]]
 
@@ -62,7 +62,7 @@ class SpoilingRunner(ModelRunner):
 @pytest.fixture(scope="module")
 def runner() -> SpoilingRunner:
     return SpoilingRunner(
-        EngineConfig(str(MODEL), device="cpu", threads=1, kv_blocks=96, scheduler=SETTINGS)
+        EngineConfig(str(MODEL), device="cpu", threads=1, kv_blocks=384, scheduler=SETTINGS)
     )
 
 
@@ -87,13 +87,13 @@ def requests() -> list[Request]:
             budget = resolve(
                 asked, BudgetLimits(), prompt_tokens=len(prompt), max_new_tokens=LONGEST
             )
-        made.append(Request(key, prompt, LONGEST, sampling=sampling, budget=budget))
+        alone = str(key)  # it shares its prompt with nobody but itself, later
+        made.append(Request(key, prompt, LONGEST, sampling=sampling, budget=budget, salt=alone))
     return made
 
 
-def answers(runner: ModelRunner) -> Answers:
+def answers(runner: ModelRunner, scheduler: Scheduler) -> Answers:
     """How each request ended, and what it drew; checks that nothing is held afterwards."""
-    scheduler = Scheduler(SETTINGS, runner.total_blocks, runner.choose_blocks)
     steps, found = Steps(scheduler, runner), {}
     for request in requests():
         scheduler.submit(request)
@@ -112,12 +112,14 @@ def test_it_ends_its_request_alone(
     runner: SpoilingRunner, monkeypatch: pytest.MonkeyPatch, spoilt: str, overlap: bool
 ) -> None:
     monkeypatch.setattr(runner, "overlaps", overlap)
-    whole = answers(runner)
+    scheduler = Scheduler(SETTINGS, runner.total_blocks, runner.choose_blocks)
+    whole = answers(runner, scheduler)
     assert all(reason != FinishReason.ERROR for reason, _ in whole.values())
     assert len(whole[SICK][1]) > AFTER
     monkeypatch.setattr(runner, "spoilt", spoilt)
-    found = answers(runner)
+    found = answers(runner, scheduler)
     assert found[SICK] == (FinishReason.ERROR, whole[SICK][1][:AFTER])
     assert {**found, SICK: whole[SICK]} == whole
+    assert scheduler.totals.cached_prompt_tokens > 0
     monkeypatch.setattr(runner, "spoilt", None)
-    assert answers(runner) == whole, "blocks that held it spoil who gets them next"
+    assert answers(runner, scheduler) == whole, "what it wrote spoils who gets it next"

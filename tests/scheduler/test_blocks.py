@@ -95,6 +95,21 @@ def test_only_a_held_block_can_be_published() -> None:
         BlockPool(1).publish(b"a", 0)
 
 
+def test_nobody_finds_what_was_withdrawn() -> None:
+    pool = BlockPool(2)
+    idle, held = _published(pool, b"a", b"b")
+    pool.retain(held)
+    for block in (idle, held):
+        pool.withdraw(block)
+        pool.withdraw(block)
+    assert pool.find(b"a") is pool.find(b"b") is None
+    assert (pool.free, pool.idle, pool.held) == (1, 0, 1)
+    pool.check({held: 1})
+    pool.release(held)
+    assert (pool.free, pool.idle, pool.held) == (2, 0, 0)
+    pool.check({})
+
+
 def test_check_finds_a_lost_block_and_a_wrong_count() -> None:
     pool = BlockPool(2)
     block = pool.allocate()
