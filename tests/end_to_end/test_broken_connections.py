@@ -15,7 +15,7 @@ from tests.end_to_end.fault_proxy import FaultProxy, faults_before
 from tests.service.harness import Caller, fake_tokens, ids_request
 from tests.service.scale import SCALE
 
-STREAMS, TOKENS = 64, 150
+STREAMS, TOKENS = 64, 100
 QUICK = {  # the SDK notices a silent connection after 30 s; here after 2
     "grpc.keepalive_time_ms": 1000,
     "grpc.keepalive_timeout_ms": 1000,

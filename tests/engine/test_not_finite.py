@@ -19,7 +19,7 @@ from scheduler.request import FinishReason, Request, Sampling
 from scheduler.scheduler import Scheduler
 
 MODEL = Path(__file__).parents[2] / "models" / "pocket-llama"
-SICK, AFTER, LONGEST = 2, 20, 60  # a request's key, its tokens before it is spoilt, most of any
+SICK, AFTER, LONGEST = 2, 12, 36  # a request's key, its tokens before it is spoilt, most of any
 SETTINGS = SchedulerConfig(block_size=4, max_running=8, max_batch_tokens=64)
 KINDS = {"nan": math.nan, "inf": math.inf, "all -inf": -math.inf}
 Answers = dict[int, tuple[FinishReason, list[int]]]
@@ -83,7 +83,7 @@ def requests() -> list[Request]:
         prompt = tuple(tokenizer(problem.prompt)["input_ids"])
         budget = None
         if key == 4:
-            asked = BudgetRequest(len(prompt) + 24, "window", recent_tokens=8, reclaim_tokens=8)
+            asked = BudgetRequest(len(prompt) + 20, "window", recent_tokens=8, reclaim_tokens=8)
             budget = resolve(
                 asked, BudgetLimits(), prompt_tokens=len(prompt), max_new_tokens=LONGEST
             )
@@ -106,20 +106,34 @@ def answers(runner: ModelRunner, scheduler: Scheduler) -> Answers:
     return found
 
 
+@pytest.fixture(scope="module")
+def whole(runner: SpoilingRunner) -> Answers:
+    """What nobody spoils."""
+    found = answers(runner, scheduler_of(runner))
+    assert all(reason != FinishReason.ERROR for reason, _ in found.values())
+    assert len(found[SICK][1]) > AFTER
+    return found
+
+
+def scheduler_of(runner: ModelRunner) -> Scheduler:
+    return Scheduler(SETTINGS, runner.total_blocks, runner.choose_blocks)
+
+
 @pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize("spoilt", [*KINDS, "kv"])
 def test_it_ends_its_request_alone(
-    runner: SpoilingRunner, monkeypatch: pytest.MonkeyPatch, spoilt: str, overlap: bool
+    runner: SpoilingRunner,
+    whole: Answers,
+    monkeypatch: pytest.MonkeyPatch,
+    spoilt: str,
+    overlap: bool,
 ) -> None:
     monkeypatch.setattr(runner, "overlaps", overlap)
-    scheduler = Scheduler(SETTINGS, runner.total_blocks, runner.choose_blocks)
-    whole = answers(runner, scheduler)
-    assert all(reason != FinishReason.ERROR for reason, _ in whole.values())
-    assert len(whole[SICK][1]) > AFTER
+    scheduler = scheduler_of(runner)
     monkeypatch.setattr(runner, "spoilt", spoilt)
     found = answers(runner, scheduler)
     assert found[SICK] == (FinishReason.ERROR, whole[SICK][1][:AFTER])
     assert {**found, SICK: whole[SICK]} == whole
-    assert scheduler.totals.cached_prompt_tokens > 0
     monkeypatch.setattr(runner, "spoilt", None)
     assert answers(runner, scheduler) == whole, "what it wrote spoils who gets it next"
+    assert scheduler.totals.cached_prompt_tokens > 0
