@@ -16,10 +16,10 @@ from tests.service.harness import Caller, fake_tokens, ids_request
 from tests.service.scale import SCALE
 
 STREAMS, TOKENS = 64, 100
-QUICK = {  # the SDK notices a silent connection after 30 s; here after 2
+QUICK = {  # the SDK notices a silent connection after 30 s; here after 3
     "grpc.keepalive_time_ms": 1000,
-    "grpc.keepalive_timeout_ms": 1000,
-    "grpc.http2.ping_timeout_ms": 1000,
+    "grpc.keepalive_timeout_ms": 2000,
+    "grpc.http2.ping_timeout_ms": 2000,
 }
 FAULTS: dict[str, Callable[[FaultProxy], None]] = {
     "reset": FaultProxy.reset,

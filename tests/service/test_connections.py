@@ -142,9 +142,9 @@ def test_more_streams_than_a_connection_may_have(launch, monkeypatch: pytest.Mon
     async def ask(number: int) -> None:
         nonlocal most
         prompt = [number % 256, number // 256]
-        answer = await harness.answer(ids_request(prompt, 5), timeout=200)
+        answer = await harness.answer(ids_request(prompt, 20), timeout=200)
         most = max(most, len(harness.server.live))
-        assert answer.ids[0] == fake_tokens(prompt, 5)
+        assert answer.ids[0] == fake_tokens(prompt, 20)
 
     async def scenario() -> None:
         asked = [asyncio.create_task(ask(number)) for number in range(CALLS)]

@@ -118,7 +118,7 @@ def test_nothing_grows() -> None:
             await soak.run()
             print(f"{SECONDS:g} s, {sum(traffic.asked.values())} calls: {dict(traffic.asked)}")
             soak.check()
-            assert len(traffic.asked) > 5
+            assert len(traffic.asked) > 2
 
     with served(*OPTIONS) as (process, address):
         asyncio.run(scenario(address, processes(process.pid)))
