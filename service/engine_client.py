@@ -17,6 +17,7 @@ from engine.messages import (
     EngineMessage,
     Finished,
     FinishReason,
+    Load,
     ModelInfo,
     Ready,
     Refusal,
@@ -189,6 +190,7 @@ class EngineClient:
         self._heard = time.monotonic()
         if isinstance(message, Ready):
             self.model = message.model
+            self._totals.update(Load(blocks_free=message.model.total_blocks), self._heard)
             self._metrics.engine_up = True
             self._ready.set()
         else:

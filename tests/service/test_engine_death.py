@@ -71,6 +71,7 @@ def test_every_stream_is_told_and_a_new_engine_serves(
             return await health(harness) == "SERVING"
 
         await eventually(serving)
+        assert await harness.is_idle(), "all blocks of the new engine are free"
         answer = await harness.answer(ids_request(PROMPT, 5))
         assert answer.ids[0] == fake_tokens(PROMPT, 5)
         assert (await harness.load()).generation_tokens_total > 205, "totals survive"
