@@ -44,7 +44,8 @@ def test_every_stream_is_told_and_a_new_engine_serves(
         ]
 
         async def generating() -> bool:
-            return (await harness.load()).generation_tokens_total > 200
+            load = await harness.load()
+            return load.running == len(prompts) and load.generation_tokens_total > 200
 
         await eventually(generating)
         gate.unlink()
