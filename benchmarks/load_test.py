@@ -10,6 +10,8 @@ benchmarks/results/load_test.jsonl; the last line on stdout is one JSON object:
 
     tokens_per_second     delivered at the first rate
     made_tokens_per_second  at most: steps that ended, times streams
+    accept_seconds_median  from sending a request to its Accepted
+    accept_seconds_p99
     client_busy           share of the time in which its event loop did not wait
     client_cores          CPU time of the client over wall time
     client_us_per_token   its inverse, in microseconds
@@ -20,6 +22,7 @@ benchmarks/results/load_test.jsonl; the last line on stdout is one JSON object:
 import asyncio
 import json
 import os
+import statistics
 import sys
 import time
 from array import array
@@ -92,11 +95,16 @@ async def measure(offered: Offered) -> dict[str, Any]:
     made = bisect_right(steps, end) - bisect_right(steps, start)
     summary = summarise(found)
     client_load = summary.client
+    accepts = sorted(
+        row.accepted - row.sent for row in found.rows if row.counted and row.accepted and row.sent
+    )
     tokens, cores = summary.output_throughput or 0.0, client_load.cores or 0.0
     return {
         "offered_tokens_per_second": offered.streams / offered.period,
         "made_tokens_per_second": made * offered.streams / (end - start),
         "tokens_per_second": tokens,
+        "accept_seconds_median": statistics.median(accepts),
+        "accept_seconds_p99": accepts[int(0.99 * len(accepts))],
         "client_busy": client_load.busy,
         "client_cores": cores,
         "client_us_per_token": 1e6 * cores / tokens,
