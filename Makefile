@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: demo test chaos soak test-compile check fmt proto serve-fake test-gpu clean
+.PHONY: demo test chaos soak test-thorough check fmt proto serve-fake test-gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/sluice demo
@@ -21,9 +21,10 @@ chaos: $(VENV)/.installed
 soak: $(VENV)/.installed
 	SLUICE_SOAK_SECONDS=$${SLUICE_SOAK_SECONDS:-3600} $(BIN)/python -m pytest -q -s tests/soak
 
-# `make test` compiles every kernel for the shapes of the published models; this, for all shapes: three minutes.
-test-compile: $(VENV)/.installed
-	SLUICE_COMPILE_ALL=1 $(BIN)/python -m pytest -q tests/kernels/test_compile.py
+# `make test` with every combination: all shapes and targets compiled, all policies on all architectures, a
+# million operations of the scheduler. Eighteen minutes.
+test-thorough: $(VENV)/.installed
+	SLUICE_THOROUGH=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check .

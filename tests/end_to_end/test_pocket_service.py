@@ -19,12 +19,14 @@ from clients.sweep.runner import sweep
 from clients.workloads import files
 from clients.workloads.pocket import problems
 from tests.end_to_end.test_fake_service import idle
+from tests.thorough import some
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "models" / "pocket-llama"
 AIME = ROOT.parent / "shared" / "data" / "aime24.jsonl"
 GREEDY = Sampling(temperature=0.0, seed=3)
 WHOLE = KvBudget()  # the server sets none
+POLICIES = ("h2o", "random", "key_diff", "r_kv", "snapkv", "window")
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +76,7 @@ def test_greedy_text_and_ids_are_those_of_plain_transformers(server: LocalServer
         assert answer.usage.completion_tokens == len(ids)
 
 
-@pytest.mark.parametrize("policy", ["window", "random", "key_diff", "h2o", "snapkv", "r_kv"])
+@pytest.mark.parametrize("policy", some(POLICIES, 3))
 def test_every_policy_keeps_its_budget_beside_requests_without_one(
     server: LocalServer, policy: str
 ) -> None:

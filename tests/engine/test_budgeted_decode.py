@@ -15,6 +15,7 @@ from tests.engine.dense_oracle import DenseDecoder
 from tests.engine.eviction.artifacts import random_artifacts
 from tests.engine.harness import make_runner, run
 from tests.engine.models import VOCABULARY, tiny_model
+from tests.thorough import pairs
 
 GREEDY = Sampling(temperature=0.0, seed=5)
 RING = 32
@@ -44,8 +45,7 @@ def _request(key: int, prompt: int, budget: Budget | None, new: int = 90) -> Req
     )
 
 
-@pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gemma3"])
+@pytest.mark.parametrize(("policy", "architecture"), pairs(POLICIES, ["llama", "gemma3", "qwen2"]))
 def test_same_tokens_as_without_pages(policy: str, architecture: str) -> None:
     """Proves the whole path of a policy: ring, counted attention, moves, and (Gemma) that sliding
     layers mask by logical position, which slots no longer tell after a round."""

@@ -17,15 +17,17 @@ from typing import Any
 import torch
 
 from kernels.families import Family
+from tests.thorough import THOROUGH
 
-TARGETS = {"sm_80": ("cuda", 80, 32), "sm_90": ("cuda", 90, 32), "gfx942": ("hip", "gfx942", 64)}
+TARGETS = {"sm_90": ("cuda", 90, 32), "gfx942": ("hip", "gfx942", 64)}
+if THOROUGH:
+    TARGETS["sm_80"] = ("cuda", 80, 32)
 FAMILIES = {"sm_80": Family.AMPERE, "sm_90": Family.HOPPER, "gfx942": Family.CDNA}
-EVERYTHING = "SLUICE_COMPILE_ALL" in os.environ
-"""Whether for every shape (`make test-compile`), or for the two that the published models have:
-R1-Distill-Llama-8B has groups of 4 heads, R1-Distill-Qwen-7B of 7, both heads of 128 numbers."""
-HEAD_DIMS = (64, 128) if EVERYTHING else (128,)
-WINDOW_HEAD_DIMS = (*HEAD_DIMS, 256) if EVERYTHING else HEAD_DIMS
-GROUPS = (1, 4, 7, 8) if EVERYTHING else (4, 7)
+HEAD_DIMS = (64, 128) if THOROUGH else (128,)
+WINDOW_HEAD_DIMS = (*HEAD_DIMS, 256) if THOROUGH else HEAD_DIMS
+# Else the shapes of the published models: R1-Distill-Llama-8B has groups of 4 heads, -Qwen-7B of 7.
+GROUPS = (1, 4, 7, 8) if THOROUGH else (4, 7)
+DTYPES = {"bf16": 2, "fp32": 4} if THOROUGH else {"bf16": 2}  # and the bytes of a number
 VOCABULARIES = (384, 152064)
 INTEGERS = "block_tables lengths query_starts positions slot_positions query_positions kept excused"
 NUMBERS = "partial partial_max partial_sum slot_mass scores largest share"
@@ -81,7 +83,8 @@ def fp8(target: str) -> Iterator[tuple[str, dict[str, int], Any, dict[str, Any]]
 
     variants = [("fp8", 2, group, dim, False) for dim in HEAD_DIMS for group in (4, 7)]
     variants += [("fp8", 2, 4, dim, True) for dim in WINDOW_HEAD_DIMS]
-    variants += [("fp8-fp32", 4, 4, dim, False) for dim in HEAD_DIMS]
+    if "fp32" in DTYPES:
+        variants += [("fp8-fp32", 4, 4, dim, False) for dim in HEAD_DIMS]
     for dtype, itemsize, group, head_dim, window in variants:
         sizes = {"group": group, "head_dim": head_dim}
         for kernel, constants in attention(sizes, itemsize, FAMILIES[target]):
@@ -170,7 +173,8 @@ def matrix(target: str) -> Iterator[tuple[str, dict[str, int], Any, dict[str, An
     """(dtype, sizes, kernel, constants) of everything that is compiled for a target."""
     variants = [("bf16", 2, group, dim, False) for dim in HEAD_DIMS for group in GROUPS]
     variants += [("bf16", 2, 4, dim, True) for dim in WINDOW_HEAD_DIMS]
-    variants += [("fp32", 4, 4, dim, False) for dim in HEAD_DIMS]
+    if "fp32" in DTYPES:
+        variants += [("fp32", 4, 4, dim, False) for dim in HEAD_DIMS]
     for dtype, itemsize, group, head_dim, window in variants:
         sizes = {"group": group, "head_dim": head_dim}
         for kernel, constants in attention(sizes, itemsize, FAMILIES[target]):
@@ -179,7 +183,7 @@ def matrix(target: str) -> Iterator[tuple[str, dict[str, int], Any, dict[str, An
     if target not in NO_FP8:
         yield from fp8(target)
     for head_dim in HEAD_DIMS:
-        for dtype, itemsize in (("bf16", 2), ("fp32", 4)):
+        for dtype, itemsize in DTYPES.items():
             for kernel, constants in others(head_dim, itemsize):
                 yield dtype, {"group": 0, "head_dim": head_dim}, kernel, constants
             for group in (4, 7):

@@ -68,7 +68,7 @@ def test_a_cache_alone_equals_the_cache_in_a_batch(name: str, impl: Impl) -> Non
 @EVERY_FORM
 def test_lengths_do_not_count(excused_above: float | None, impl: Impl) -> None:
     """Powers of two scale floats exactly; only the products' last digits may differ."""
-    keys = make(BY_NAME["nearest"], device(impl))["keys"]
+    keys = make(BY_NAME["nearest"], device(impl))["keys"][:1]
     scaled = keys * torch.tensor([2.0**40, 1.0, 2.0**-30], device=keys.device).repeat(33)[:97, None]
     plain = key_redundancy(keys, excused_above=excused_above, impl=impl)
     again = key_redundancy(scaled, excused_above=excused_above, impl=impl)
@@ -78,7 +78,7 @@ def test_lengths_do_not_count(excused_above: float | None, impl: Impl) -> None:
 @pytest.mark.parametrize("impl", IMPLS)
 @EVERY_FORM
 def test_zero_keys_resemble_nothing(excused_above: float | None, impl: Impl) -> None:
-    keys = make(BY_NAME["nearest"], device(impl))["keys"].clone()
+    keys = make(BY_NAME["nearest"], device(impl))["keys"][:1].clone()
     keys[:, ::3] = 0
     result = key_redundancy(keys, excused_above=excused_above, impl=impl)
     assert (result[:, ::3] == 0).all()

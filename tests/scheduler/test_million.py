@@ -14,8 +14,10 @@ from scheduler.request import Request
 from scheduler.scheduler import Scheduler
 from tests.builders import SMALL, check_nothing_is_left, make_scheduler
 from tests.scheduler.memory_runner import MemoryRunner
+from tests.thorough import THOROUGH
 
-OPERATIONS = 1_000_000  # submit, cancel, stop, and per output: admit, chunk, evict, preempt, end
+# submit, cancel, stop, and per output: admit, chunk, evict, preempt, end
+OPERATIONS = 1_000_000 if THOROUGH else 500_000
 FULL_CHECK_EVERY = 1_000
 END = 7
 LARGER: dict[str, Any] = {

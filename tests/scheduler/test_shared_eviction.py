@@ -16,6 +16,7 @@ from scheduler.errors import InvalidRequest
 from scheduler.prefix import block_keys
 from scheduler.request import FinishReason, Request, Sequence
 from tests.builders import BLOCK, Bench, tokens_alone
+from tests.thorough import THOROUGH, some
 
 STEMS = tuple(tuple(range(100 * i, 100 * i + 24)) for i in range(1, 4))
 SALTS = ("", "tenant")
@@ -106,7 +107,7 @@ class Crowd:
         return found
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=120 if THOROUGH else 40)
 @given(st.integers(0, 2**32))
 def test_cached_prompts_and_outputs_survive_any_mixture(seed: int) -> None:
     crowd = Crowd(seed)
@@ -123,7 +124,7 @@ def test_cached_prompts_and_outputs_survive_any_mixture(seed: int) -> None:
             assert request.budget is None or usage.preemptions == 0
 
 
-@pytest.mark.parametrize("start", [0, 40])
+@pytest.mark.parametrize("start", some([0, 40], 2))
 def test_the_mixture_is_one(start: int) -> None:
     """Everything that the test above is about happens, and often."""
     seen: Counter[str] = Counter()
