@@ -14,6 +14,7 @@ from tests.engine.dense_oracle import DenseDecoder
 from tests.engine.eviction.artifacts import random_artifacts
 from tests.engine.harness import Outcome, RecordingRunner, make_runner, run
 from tests.engine.models import VOCABULARY, tiny_model
+from tests.thorough import some
 
 GREEDY = Sampling(temperature=0.0, seed=5)
 RING = 32
@@ -56,7 +57,7 @@ def _draws_as_told(runner: RecordingRunner, request: Request, outcome: Outcome) 
     assert outcome.usage.eviction_rounds == oracle.rounds == len(rounds)
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", some(POLICIES, 2))
 def test_pressed_outputs_draw_what_the_plain_decode_draws(policy: str) -> None:
     elastic = [_with_policy(_request(key, 120, 48), policy) for key in (11, 20)]
     others = [_request(30, 60), _request(5, None, new=40)]

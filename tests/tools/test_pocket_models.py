@@ -12,12 +12,13 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from clients.workloads.pocket import DEMO_FAMILIES, problems
+from tests.thorough import THOROUGH
 from tools.pocket.evaluate import boxed, greedy
 from tools.pocket.tokenizer import build_tokenizer
 
 MODELS = Path(__file__).parents[2] / "models"
 ARCHITECTURES = {"pocket-llama": "LlamaForCausalLM", "pocket-qwen": "Qwen2ForCausalLM"}
-ASKED = 12
+ASKED = 24 if THOROUGH else 8
 
 
 @cache
