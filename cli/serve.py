@@ -84,7 +84,7 @@ def _announce(server: Server) -> None:
     line = f"sluice: serving {server.model_name} on {config.host}:{server.port}"
     if server.metrics_port is not None:
         line += f", metrics on http://{config.metrics_host}:{server.metrics_port}/metrics"
-    try:
-        print(line, flush=True)
+    try:  # in one write, or lines of the log come between the line and its end
+        print(f"{line}\n", end="", flush=True)
     except OSError as error:  # whoever started it is gone, or the disk is full: it serves anyway
         log.warning("standard output takes nothing (%s): %s", error.strerror, line)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import io
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from cli import serve as module
 from cli.main import app
 from cli.serve_options import TEXTS
 from service.config import ServiceConfig
+from service.server import Server
 
 VALUES = {
     "listen": "127.0.0.1:7",
@@ -89,3 +91,22 @@ def test_logging_that_is_not_known_is_one_line(name: str, monkeypatch: pytest.Mo
     assert config is None
     assert output.startswith(f"sluice: {name} is 'loud'; allowed are ")
     assert output.count("\n") == 1
+
+
+class Pieces(io.StringIO):
+    """A file that keeps its writes apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces: list[str] = []
+
+    def write(self, text: str) -> int:
+        self.pieces += [text] if text else []
+        return len(text)
+
+
+def test_the_line_for_machines_is_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log goes to the same file from a thread of its own."""
+    monkeypatch.setattr("sys.stdout", pieces := Pieces())
+    module._announce(Server(ServiceConfig(listen="127.0.0.1:7")))
+    assert pieces.pieces == ["sluice: serving fake on 127.0.0.1:0\n"]

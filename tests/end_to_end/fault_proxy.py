@@ -36,8 +36,9 @@ class FaultProxy:
         """Both ends get RST."""
         for writer in (*self._callers, *self._servers):
             raw: socket.socket = writer.get_extra_info("socket")
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)
-            writer.transport.abort()
+            if raw.fileno() >= 0:  # else it is closed already, and about to be forgotten
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)
+                writer.transport.abort()
 
     def half_close(self) -> None:
         """The caller reads the end of the stream; what it sends is still taken."""
