@@ -72,7 +72,8 @@ async def serve(config: ServiceConfig, period: float, stamps: Path) -> None:
     os.sched_setaffinity(0, front)
     server = Server(config, target=functools.partial(paced_engine, period, stamps, others))
     await server.start()
-    print(f"sluice: serving fake on {config.host}:{server.port}, pid {os.getpid()}", flush=True)
+    line = f"sluice: serving fake on {config.host}:{server.port}, pid {os.getpid()}\n"
+    print(line, end="", flush=True)
     await stop.wait()
     await server.stop(None)
 
