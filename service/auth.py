@@ -12,6 +12,7 @@ import grpc
 
 from engine.messages import Tenant
 from service.errors import UNAUTHENTICATED_TEXT
+from service.handlers import refusing
 from service.reloading import Reloading
 from service.tenants import Tenants
 
@@ -54,9 +55,4 @@ def _token(metadata: Any) -> bytes | None:
     return token.strip().encode() if scheme.lower() == SCHEME and token.strip() else None
 
 
-async def _deny(requests: Any, context: Any) -> None:
-    await context.abort(grpc.StatusCode.UNAUTHENTICATED, UNAUTHENTICATED_TEXT)
-
-
-# Of the kind that reads no message, which suits callers of every kind: what they get is a status.
-DENIAL = grpc.stream_stream_rpc_method_handler(_deny)
+DENIAL = refusing(grpc.StatusCode.UNAUTHENTICATED, UNAUTHENTICATED_TEXT)

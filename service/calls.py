@@ -6,12 +6,14 @@ methods do.
 
 import asyncio
 import functools
-import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
+
+from service.handlers import Behaviour, rewrapped
 
 UNKNOWN_METHOD = "unknown"  # of all names that are not served: callers choose those
 SLACK_SECONDS = 0.05  # the caller's deadline passes before ours, by the way that the call took
@@ -25,74 +27,66 @@ class CallCounter(grpc.aio.ServerInterceptor):
     """Tells `count` of every call that ends."""
 
     def __init__(self, count: Count, services: Iterable[ServiceDescriptor]) -> None:
-        """The methods of `services` are counted from zero: of a new series the first rise is
-        lost to Prometheus."""
-        for service in services:
-            for method in service.methods:
-                for code in grpc.StatusCode:
-                    count(f"{service.full_name}/{method.name}", code.name, 0)
+        """`services` are all that are served. Their methods are counted from zero: of a new series
+        the first rise is lost to Prometheus."""
         self._count = count
-        self._counted: dict[str, tuple[Any, Any]] = {}  # method -> its handler, bare and counted
+        methods = [(service, method) for service in services for method in service.methods]
+        self._known = {f"{service.full_name}/{method.name}" for service, method in methods}
+        for name in self._known:
+            for code in grpc.StatusCode:
+                count(name, code.name, 0)
+        self._counted: dict[str, tuple[Any, Any]] = {}  # name -> its handler, bare and counted
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
     ) -> Any:
         handler = await continuation(handler_call_details)
+        name = handler_call_details.method.lstrip("/")
+        if name not in self._known:  # it may have a handler all the same, one that denies
+            name = UNKNOWN_METHOD
         if handler is None:
-            self._count(UNKNOWN_METHOD, grpc.StatusCode.UNIMPLEMENTED.name, 1)
+            self._count(name, grpc.StatusCode.UNIMPLEMENTED.name, 1)
             return None
-        method = handler_call_details.method
-        bare, counted = self._counted.get(method, (None, None))
+        bare, counted = self._counted.get(name, (None, None))
         if bare is not handler:
-            name = method.lstrip("/")
             counted = _counting(handler, lambda status: self._count(name, status, 1))
-            self._counted[method] = handler, counted
+            self._counted[name] = handler, counted
         return counted
 
 
 def _counting(handler: Any, count: Callable[[str], None]) -> Any:
     """The same RPC method handler; `count` is given the name of each call's status."""
-    kind = ("stream" if handler.request_streaming else "unary") + (
-        "_stream" if handler.response_streaming else "_unary"
-    )
-    behaviour = getattr(handler, kind)
-    wrap = _count_generator if inspect.isasyncgenfunction(behaviour) else _count_coroutine
-    return getattr(grpc, f"{kind}_rpc_method_handler")(
-        wrap(behaviour, count),
-        request_deserializer=handler.request_deserializer,
-        response_serializer=handler.response_serializer,
-    )
+
+    def coroutine(behaviour: Behaviour) -> Behaviour:
+        @functools.wraps(behaviour)
+        async def counted(request: Any, context: Any) -> Any:
+            with _counted(context, count):
+                return await behaviour(request, context)
+
+        return counted
+
+    def generator(behaviour: Behaviour) -> Behaviour:
+        @functools.wraps(behaviour)
+        async def counted(request: Any, context: Any) -> AsyncIterator[Any]:
+            with _counted(context, count):
+                async for response in behaviour(request, context):
+                    yield response
+
+        return counted
+
+    return rewrapped(handler, coroutine, generator)
 
 
-def _count_coroutine(behaviour: Callable[..., Any], count: Callable[[str], None]) -> Any:
-    @functools.wraps(behaviour)
-    async def counted(request: Any, context: Any) -> Any:
-        error: BaseException | None = None
-        try:
-            return await behaviour(request, context)
-        except BaseException as caught:
-            error = caught
-            raise
-        finally:
-            count(_status(context, error))
-
-    return counted
-
-
-def _count_generator(behaviour: Callable[..., Any], count: Callable[[str], None]) -> Any:
-    @functools.wraps(behaviour)
-    async def counted(request: Any, context: Any) -> AsyncIterator[Any]:
-        error: BaseException | None = None
-        try:
-            async for response in behaviour(request, context):
-                yield response
-        except BaseException as caught:
-            error = caught
-            raise
-        finally:
-            count(_status(context, error))
-
-    return counted
+@contextmanager
+def _counted(context: Any, count: Callable[[str], None]) -> Iterator[None]:
+    error: BaseException | None = None
+    try:
+        yield
+    except BaseException as caught:
+        error = caught
+        raise
+    finally:
+        count(_status(context, error))
 
 
 def _status(context: Any, error: BaseException | None) -> str:

@@ -5,7 +5,6 @@ metadata of any size up to 16 MiB. Knows nothing of what the methods do.
 """
 
 import functools
-import inspect
 import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,6 +14,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from service import errors
+from service.handlers import refusing, rewrapped
 
 log = logging.getLogger(__name__)
 
@@ -47,26 +47,19 @@ def _size(metadata: Any) -> int:
     return sum(len(name) + len(value) + FIELD_BYTES for name, value in metadata)
 
 
-async def _refuse(requests: Any, context: Any) -> None:
-    text = errors.METADATA_TEXT.format(MAX_METADATA_BYTES)
-    await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, text)
-
-
-# Of the kind that reads no message, which suits callers of every kind: what they get is a status.
-TOO_LARGE = grpc.stream_stream_rpc_method_handler(_refuse)
+TOO_LARGE = refusing(
+    grpc.StatusCode.RESOURCE_EXHAUSTED, errors.METADATA_TEXT.format(MAX_METADATA_BYTES)
+)
 
 
 def guard(handler: Any) -> Any:
     """The same RPC method handler with its deserialiser and behaviour guarded."""
-    kind = ("stream" if handler.request_streaming else "unary") + (
-        "_stream" if handler.response_streaming else "_unary"
-    )
-    behaviour = getattr(handler, kind)
-    wrap = _guard_generator if inspect.isasyncgenfunction(behaviour) else _guard_coroutine
-    return getattr(grpc, f"{kind}_rpc_method_handler")(
-        wrap(behaviour, handler.request_streaming),
-        request_deserializer=_guard_deserializer(handler.request_deserializer),
-        response_serializer=handler.response_serializer,
+    streaming = handler.request_streaming
+    return rewrapped(
+        handler,
+        lambda behaviour: _guard_coroutine(behaviour, streaming),
+        lambda behaviour: _guard_generator(behaviour, streaming),
+        _guard_deserializer(handler.request_deserializer),
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 from prometheus_client import (
     GC_COLLECTOR,
     PLATFORM_COLLECTOR,
@@ -50,6 +50,7 @@ from service.watch import watch
 log = logging.getLogger(__name__)
 
 SERVICES = sluice_pb2.DESCRIPTOR.services_by_name
+CONTRACTS = (sluice_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR)
 INFERENCE, CONTROL = (SERVICES[name].full_name for name in ("Inference", "Control"))
 ENGINE_STOP_SECONDS = 5.0
 LAST_CALLS_SECONDS = 1.0  # for calls that are no requests, once the last request has ended
@@ -166,7 +167,7 @@ class Server:
         """Opens the port; health says NOT_SERVING, and the servicers have no text yet."""
         server = grpc.aio.server(
             interceptors=[
-                CallCounter(self.metrics.count_call, SERVICES.values()),  # sees every end
+                CallCounter(self.metrics.count_call, _services()),  # sees every end
                 *access.interceptors,
             ],
             options=grpc_options(self.config),
@@ -231,6 +232,11 @@ class Server:
         status = health_pb2.HealthCheckResponse
         for name in names:
             await self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
+
+
+def _services() -> list[Any]:
+    """The descriptors of all services that are served."""
+    return [service for contract in CONTRACTS for service in contract.services_by_name.values()]
 
 
 def _load_text(model: str) -> Future[Text]:

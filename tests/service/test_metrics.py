@@ -2,6 +2,7 @@
 
 import time
 import urllib.request
+from pathlib import Path
 
 import grpc
 import pytest
@@ -13,7 +14,7 @@ from protos.sluice.v1 import sluice_pb2 as pb
 from service.errors import ServiceError
 from service.metrics import REFUSALS, ServiceMetrics
 from service.totals import LoadTotals
-from tests.service.harness import Harness, eventually, fake_tokens, ids_request
+from tests.service.harness import Harness, config, eventually, fake_tokens, ids_request
 
 LABELS = {
     *("le", "policy", "model_name", "finished_reason", "status", "reason", "phase", "budget"),
@@ -145,6 +146,27 @@ def test_calls_are_counted_by_the_status_that_the_caller_gets(slow: Harness) -> 
 
     before = scrape(slow)
     slow.run(scenario())
+
+
+def test_names_that_callers_make_up_are_counted_as_one(launch, tmp_path: Path) -> None:
+    """Also those that are denied before anybody looks whether they are served."""
+    tokens = tmp_path / "tokens.toml"
+    tokens.write_text('[alice]\ntokens = ["alice-0123456789"]\n')
+    harness = launch(config(metrics_port=0, tokens_file=str(tokens)))
+
+    async def scenario() -> None:
+        for i in range(5):
+            with pytest.raises(grpc.aio.AioRpcError, match="bearer token"):
+                await harness.channel.unary_unary(f"/made.up/Name{i}")(b"")
+        with pytest.raises(grpc.aio.AioRpcError, match="bearer token"):
+            await harness.load()
+
+    harness.run(scenario())
+    found = scrape(harness)
+    assert not [key for key in found if "made.up" in key]
+    counted = "sluice_grpc_server_handled_total{UNAUTHENTICATED,%s}"
+    assert found[counted % "unknown"] == 5
+    assert found[counted % "sluice.v1.Control/GetLoad"] == 1
 
 
 def test_an_output_that_never_ran_has_a_queue_time_and_no_other(slow: Harness) -> None:
