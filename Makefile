@@ -22,7 +22,7 @@ soak: $(VENV)/.installed
 	SLUICE_SOAK_SECONDS=$${SLUICE_SOAK_SECONDS:-3600} $(BIN)/python -m pytest -q -s tests/soak
 
 # `make test` with every combination: all shapes and targets compiled, all policies on all architectures, a
-# million operations of the scheduler. Eighteen minutes.
+# million operations of the scheduler.
 test-thorough: $(VENV)/.installed
 	SLUICE_THOROUGH=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 

@@ -79,7 +79,8 @@ async def run_demo(
     directories = [str(_find(models / name)) for name in demo.models]
     for name in (ROWS, MANIFEST):
         (out / name).unlink(missing_ok=True)
-    console.print(f"starting {' and '.join(demo.models)} ...", highlight=False)
+    names = " and ".join(demo.models)
+    console.print(f"starting {names} (the first time, kernels are compiled) ...", highlight=False)
     async with local_servers(directories, out / LOGS, demo.server_options()) as servers:
         await sweep([server.target for server in servers], demo.plan(), out, console)
     return write_report(out)

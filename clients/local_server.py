@@ -21,7 +21,7 @@ SERVE = (sys.executable, "-m", "cli.main", "serve")
 ANNOUNCEMENT = re.compile(
     r"^sluice: serving (?P<model>.+?) on (?P<target>[^\s,/]+:\d+)(?:,|$)", re.MULTILINE
 )
-START_SECONDS = 120.0
+START_SECONDS = 600.0  # the first start compiles its kernels: 90 s on two idle cores
 STOP_SECONDS = 15.0
 POLL_SECONDS = 0.05
 LOG_LINES_SHOWN = 20
